@@ -1,0 +1,1 @@
+//! What adsum itself costs: micro benchmarks and comparisons

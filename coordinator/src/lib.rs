@@ -1,0 +1,1 @@
+//! Scenario, plans, the run, fleet, journal and merge of adsum

@@ -1,0 +1,1 @@
+//! The embedded presence pool of adsum: a reference server with fault knobs

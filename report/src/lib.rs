@@ -1,0 +1,1 @@
+//! Histograms and counters of adsum as files: write, read, derive, verify, render

@@ -1,0 +1,26 @@
+//! Sans-IO SIP (RFC 3261) for a load engine that must not be its own bottleneck.
+//!
+//! Nothing in this crate opens a socket, reads a clock or allocates on the
+//! steady path. Bytes and [`Time`] come in as arguments; bytes, verdicts and
+//! the next instant of interest come out. The same code is driven by the
+//! agent's shards, by the embedded pool, by a lossy wire in tests and by fuzzers.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`scan`] | one pass over a message: start line and an index of its headers |
+//! | [`header`] | the headers that are known by number, with their compact forms |
+//! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
+//! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
+//! | [`ids`] | Call-IDs, tags and branches that carry the slot they belong to |
+//! | [`time`] | instants and the timers of RFC 3261 table 4 |
+
+pub mod client;
+pub mod header;
+pub mod ids;
+pub mod scan;
+pub mod time;
+pub mod value;
+
+pub use header::HeaderId;
+pub use scan::{Message, ScanError, Scanner, Start};
+pub use time::Time;
