@@ -136,13 +136,13 @@ pub fn branch(value: &[u8]) -> Option<&[u8]> {
     let mut from = 0;
     while let Some(found) = memchr(b';', &value[from..]) {
         let at = from + found;
+        if memchr(b',', &value[from..at]).is_some() {
+            break; // the second element: not the topmost any more
+        }
         if value[at..].starts_with(KEY) {
             let rest = &value[at + KEY.len()..];
             let end = rest.iter().position(|b| matches!(b, b';' | b',' | b' ' | b'\t')).unwrap_or(rest.len());
             return Some(&rest[..end]);
-        }
-        if memchr(b',', &value[from..at]).is_some() {
-            break; // the second element: not the topmost any more
         }
         from = at + 1;
     }
