@@ -1,1 +1,38 @@
-//! Sans-IO presence workflow for adsum: dialects as state machines, formats, markers, expectations
+//! Sans-IO presence: users, their dialogs and publications as state machines
+//! over [`adsum_sip`].
+//!
+//! [`Population`] is the heart: all users of one shard, in slabs, with one
+//! timer wheel. It is told what time it is, what came in and what is due, and
+//! tells its [`Host`] what to send, what was measured and what went wrong. It
+//! opens no socket, starts no task and reads no clock, so the agent's shards,
+//! a lossy wire in a test and a fuzzer drive the very same code.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`population`] | users, workflows, held users; the entry points of the crate |
+//! | [`host`] | what a population asks of whoever drives it |
+//! | [`accounts`] | who the users are: patterns or rows |
+//! | [`auth`] | digest credentials, one nonce a user |
+//! | [`diagnosis`] | failures in words for an administrator |
+//! | [`simple`] | the messages of the `simple` dialect (RFC 3856, 3903, 6665) |
+//! | [`marker`] | the token by which a NOTIFY is recognised |
+//! | [`pidf`] | presence documents (RFC 3863) |
+//! | [`template`] | messages as pieces and slots |
+//! | [`slab`], [`wheel`] | storage: slots with generations, timers |
+
+pub mod accounts;
+pub mod auth;
+pub mod diagnosis;
+pub mod host;
+pub mod marker;
+pub mod pidf;
+pub mod population;
+pub mod simple;
+pub mod slab;
+pub mod template;
+pub mod wheel;
+
+pub use accounts::Accounts;
+pub use host::Host;
+pub use marker::Marker;
+pub use population::{Config, Population};

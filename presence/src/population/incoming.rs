@@ -1,0 +1,204 @@
+//! What arrives: responses find their transaction by branch, NOTIFYs their
+//! dialog by Call-ID, and everything is answered before it is thought about.
+
+use adsum_sip::ids::{CallKind, CallRef, LIMIT_30};
+use adsum_sip::time::Time;
+use adsum_sip::{HeaderId, Message, Start, value};
+
+use super::Population;
+use crate::host::{Counter, Flow, Host, Method, Origin};
+use crate::slab::Slot;
+
+impl Population {
+    /// One message of one flow. `stamp` is when it was received, at most `now`.
+    pub fn on_message(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        flow: Flow,
+        origin: Origin,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        match message.start() {
+            Start::Response { code, .. } => {
+                let Some((cseq, method)) = message.cseq() else {
+                    return host.count(self.stage, Counter::Malformed, now, 1);
+                };
+                let method = Method::of(method);
+                let Some(branch) = message.branch().and_then(|b| self.config.namespace.read_branch(b)) else {
+                    host.message_received(method, code, false);
+                    return host.count(self.stage, Counter::Unmatched, now, 1);
+                };
+                let live = self.transactions.generation(branch.slot) & (LIMIT_30 - 1) == branch.generation
+                    && self.transactions.get(branch.slot).is_some_and(|t| t.cseq == cseq);
+                if live {
+                    self.response(now, stamp, branch.slot, message, host);
+                } else {
+                    // Ours, of a transaction that has ended: the answer came twice.
+                    host.message_received(method, code, true);
+                }
+            }
+            Start::Request { method, .. } => {
+                let method = Method::of(method);
+                match (method, message.method()) {
+                    (Method::Notify, _) => self.notify(now, stamp, flow, origin, message, host),
+                    (_, b"ACK") => host.message_received(Method::Other, 0, false),
+                    (_, b"OPTIONS") => {
+                        host.message_received(Method::Other, 0, false);
+                        self.reply(flow, origin, message, 200, b"", host);
+                    }
+                    _ => {
+                        host.message_received(method, 0, false);
+                        self.reply(flow, origin, message, 405, b"Allow: NOTIFY, OPTIONS\r\n", host);
+                    }
+                }
+            }
+        }
+    }
+
+    fn notify(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        flow: Flow,
+        origin: Origin,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        let found = self.dialog_of(message);
+        let Some((slot, cseq)) = found else {
+            host.message_received(Method::Notify, 0, false);
+            host.count(self.stage, Counter::Unmatched, now, 1);
+            return self.reply(flow, origin, message, 481, b"", host);
+        };
+        let branch = hash(message.branch().unwrap_or(b""));
+        let dialog = &mut self.dialogs[slot];
+        let from_tag = message.from_tag().unwrap_or(b"");
+        if dialog.has(super::state::has::NOTIFY) {
+            if dialog.remote_tag.as_slice() != from_tag {
+                // Another fork (RFC 3856 §6.9): presence takes the first only.
+                host.message_received(Method::Notify, 0, false);
+                host.count(self.stage, Counter::Unmatched, now, 1);
+                return self.reply(flow, origin, message, 481, b"", host);
+            }
+            if cseq == dialog.remote_cseq {
+                let (status, same) = (dialog.remote_status, dialog.remote_branch == branch);
+                host.message_received(Method::Notify, 0, true);
+                if !same {
+                    host.count(self.stage, Counter::Duplicate, now, 1);
+                }
+                return self.reply(flow, origin, message, status, b"", host);
+            }
+            if cseq < dialog.remote_cseq {
+                host.message_received(Method::Notify, 0, false);
+                host.count(self.stage, Counter::ReorderedCseq, now, 1);
+                return self.reply(flow, origin, message, 500, b"", host);
+            }
+        }
+        host.message_received(Method::Notify, 0, false);
+        let event = message.header(HeaderId::Event).unwrap_or(b"");
+        let package = value::trim(event.split(|b| *b == b';').next().unwrap_or(b""));
+        let status = if package.eq_ignore_ascii_case(b"presence") { 200 } else { 489 };
+        let dialog = &mut self.dialogs[slot];
+        dialog.remote_cseq = cseq;
+        dialog.remote_branch = branch;
+        dialog.remote_status = status;
+        if status != 200 {
+            return self.reply(flow, origin, message, status, b"Allow-Events: presence\r\n", host);
+        }
+        dialog.remote_tag.clear();
+        dialog.remote_tag.extend_from_slice(from_tag);
+        self.reply(flow, origin, message, 200, b"", host);
+        self.refresh_target(slot, flow, message, host);
+        self.notified(now, stamp, slot, message, host);
+    }
+
+    /// The dialog that a NOTIFY names by Call-ID and our tag, and its CSeq.
+    fn dialog_of(&self, message: &Message<'_>) -> Option<(Slot, u32)> {
+        let call = self.config.namespace.read_call_id(message.call_id())?;
+        if call.kind != CallKind::Dialog || self.dialogs.get(call.slot).is_none() {
+            return None;
+        }
+        let generation = self.dialogs.generation(call.slot) as u16 & 0x7fff;
+        if call.generation != generation || message.to_tag()? != self.tag_of(call) {
+            return None;
+        }
+        Some((call.slot, message.cseq()?.0))
+    }
+
+    fn tag_of(&self, call: CallRef) -> [u8; adsum_sip::ids::TAG_LEN] {
+        self.config.namespace.tag(call)
+    }
+
+    /// Answers a request with what RFC 3261 §8.2.6.2 copies from it.
+    fn reply(
+        &mut self,
+        flow: Flow,
+        origin: Origin,
+        message: &Message<'_>,
+        code: u16,
+        extra: &[u8],
+        host: &mut impl Host,
+    ) {
+        let out = &mut self.scratch.reply;
+        out.clear();
+        write_reply(out, message, code, extra, origin);
+        host.reply(flow, origin, out);
+        host.message_sent(Method::of(message.method()), code, false);
+    }
+}
+
+/// Writes a response without a body.
+fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8], origin: Origin) {
+    out.extend_from_slice(match code {
+        200 => b"SIP/2.0 200 OK\r\n" as &[u8],
+        405 => b"SIP/2.0 405 Method Not Allowed\r\n",
+        481 => b"SIP/2.0 481 Subscription Does Not Exist\r\n",
+        489 => b"SIP/2.0 489 Bad Event\r\n",
+        _ => b"SIP/2.0 500 Server Internal Error\r\n",
+    });
+    for (at, via) in message.headers(HeaderId::Via).enumerate() {
+        out.extend_from_slice(b"Via: ");
+        if at == 0 {
+            write_top_via(out, via, origin);
+        } else {
+            out.extend_from_slice(via);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    let mut copy = |name: &[u8], id: HeaderId| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(message.header(id).unwrap_or(b""));
+        out.extend_from_slice(b"\r\n");
+    };
+    copy(b"From: ", HeaderId::From);
+    copy(b"To: ", HeaderId::To);
+    copy(b"Call-ID: ", HeaderId::CallId);
+    copy(b"CSeq: ", HeaderId::CSeq);
+    out.extend_from_slice(extra);
+    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+}
+
+/// RFC 3581 §4: who asks with `rport` is told port and address it came from.
+fn write_top_via(out: &mut Vec<u8>, via: &[u8], origin: Origin) {
+    const ASK: &[u8] = b";rport";
+    let asked = memchr::memmem::find(via, ASK)
+        .filter(|at| matches!(via.get(at + ASK.len()), None | Some(b';' | b',' | b' ')));
+    match asked {
+        Some(at) => {
+            use std::io::Write as _;
+            let end = at + ASK.len();
+            out.extend_from_slice(&via[..end]);
+            let written = write!(out, "={};received={}", origin.from.port(), origin.from.ip());
+            debug_assert!(written.is_ok(), "a Vec takes everything");
+            out.extend_from_slice(&via[end..]);
+        }
+        None => out.extend_from_slice(via),
+    }
+}
+
+/// FNV-1a: enough to tell a retransmission from another request.
+fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}

@@ -1,0 +1,314 @@
+//! All users of one shard, as one state machine.
+//!
+//! # How to drive it
+//!
+//! Four kinds of calls, all with the time as an argument and a [`Host`] that
+//! is called back while they run:
+//!
+//! - *what arrives*: [`Population::on_message`], [`Population::on_flow`];
+//! - *what is due*: [`Population::start_workflow`], [`Population::publish`],
+//!   [`Population::sign_on`], [`Population::subscribe`], [`Population::sign_off`];
+//! - *time*: [`Population::on_timer`], to be called at [`Population::next_timer`];
+//!   calling it too early does nothing;
+//! - *questions*: [`Population::is_free`], [`Population::tally`], ….
+//!
+//! `stamp` is when a message was received, which may lie before now: what ends
+//! with it ended then, and what it makes due is due then.
+//!
+//! # What it promises
+//!
+//! Every request ends in exactly one of success, failure and timeout. Every
+//! expectation — one publication as one subscriber is to see it — ends exactly
+//! once as delivered, superseded, missed or void. Rejected credentials are
+//! never tried again.
+
+mod incoming;
+mod publication;
+mod registration;
+mod request;
+mod state;
+mod subscription;
+mod workflow;
+
+use adsum_sip::ids::Namespace;
+use adsum_sip::time::Time;
+
+use crate::accounts::Accounts;
+use crate::auth::Authenticator;
+use crate::host::{Counter, Host, Stage};
+use crate::marker;
+use crate::simple::Messages;
+use crate::slab::{NONE, Slab, Slot};
+use crate::wheel::Wheel;
+use state::{Dialog, Pair, Publication, Timer, Transaction, User, Waiting, is};
+
+/// What carries the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams: retransmissions by timer E.
+    Udp,
+    /// A stream.
+    Tcp,
+    /// A stream inside TLS.
+    Tls,
+}
+
+impl Transport {
+    /// True if the transport delivers by itself (RFC 3261 §17).
+    #[must_use]
+    pub fn is_reliable(self) -> bool {
+        self != Transport::Udp
+    }
+
+    /// The word in Via.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+            Transport::Tls => "TLS",
+        }
+    }
+}
+
+/// What the users do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Every arrival is one whole workflow of a pair.
+    Workflow,
+    /// Users stay signed on; publications arrive.
+    Held,
+}
+
+/// How a population behaves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Run, shard and key that go into identifiers and markers.
+    pub namespace: Namespace,
+    /// What carries the messages.
+    pub transport: Transport,
+    /// Workflows or held users.
+    pub kind: Kind,
+    /// Send credentials unasked once a nonce is known.
+    pub reuse_nonce: bool,
+    /// Users subscribe to themselves.
+    pub self_subscribe: bool,
+    /// Seconds asked for in `Expires`.
+    pub expires: u32,
+    /// Seconds asked for in `Expires` of a PUBLISH.
+    pub publish_expires: u32,
+    /// Nanoseconds from the PUBLISH to the end of the wait for its NOTIFY.
+    pub deadline: u64,
+    /// Nanoseconds to wait for answers while signing off; then the user gives up.
+    pub sign_off_limit: u64,
+}
+
+/// How many users and exchanges there are, for readiness and the end of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Users that the registrar knows.
+    pub registered: u64,
+    /// Subscriptions to a publisher that are active.
+    pub subscribed: u64,
+    /// Users whose credentials were rejected.
+    pub rejected: u64,
+    /// Requests without a final answer.
+    pub requests: u64,
+    /// Publications with open expectations or without an answer.
+    pub publications: u64,
+    /// Workflows that run, signing off included.
+    pub workflows: u64,
+    /// Publications that wait for their publisher's previous one.
+    pub waiting: u64,
+}
+
+/// All users of one shard.
+#[derive(Debug)]
+pub struct Population {
+    config: Config,
+    accounts: Accounts,
+    messages: Messages,
+    authenticator: Authenticator,
+    users: Vec<User>,
+    pairs: Vec<Pair>,
+    dialogs: Slab<Dialog>,
+    transactions: Slab<Transaction>,
+    publications: Slab<Publication>,
+    waiting: Slab<Waiting>,
+    wheel: Wheel<Timer>,
+    targets: subscription::TargetCache,
+    finder: marker::Finder,
+    /// Step and phase of now, for what no arrival caused.
+    stage: Stage,
+    /// Pairs that became free, in that order; the agent takes them.
+    freed: Vec<(u32, Time)>,
+    registered: u64,
+    subscribed: u64,
+    rejected: u64,
+    workflows: u64,
+    jitter: u64,
+    scratch: request::Scratch,
+    /// Where the transaction of a dialog that is gone would be kept.
+    nowhere: Slot,
+}
+
+impl Population {
+    /// A population whose users are all signed off. Two users a pair.
+    ///
+    /// # Errors
+    /// When a template cannot be made or a message would not fit a datagram.
+    pub fn new(config: Config, accounts: Accounts, now: Time) -> Result<Self, crate::simple::MessageError> {
+        let messages = Messages::new(config.transport)?;
+        let pairs = accounts.pairs().len();
+        let population = Population {
+            authenticator: Authenticator::new(config.reuse_nonce, config.namespace.key),
+            messages,
+            users: std::iter::repeat_with(User::default).take(pairs * 2).collect(),
+            pairs: vec![Pair::default(); if config.kind == Kind::Workflow { pairs } else { 0 }],
+            dialogs: Slab::default(),
+            transactions: Slab::default(),
+            publications: Slab::default(),
+            waiting: Slab::default(),
+            wheel: Wheel::new(now),
+            targets: subscription::TargetCache::default(),
+            finder: marker::Finder::default(),
+            stage: Stage::WARMUP,
+            freed: Vec::new(),
+            registered: 0,
+            subscribed: 0,
+            rejected: 0,
+            workflows: 0,
+            jitter: config.namespace.key,
+            scratch: request::Scratch::default(),
+            nowhere: NONE,
+            config,
+            accounts,
+        };
+        population.check_sizes()?;
+        Ok(population)
+    }
+
+    /// How many pairs there are.
+    #[must_use]
+    pub fn pairs(&self) -> u32 {
+        (self.users.len() / 2) as u32
+    }
+
+    /// How many users there are.
+    #[must_use]
+    pub fn users(&self) -> u32 {
+        self.users.len() as u32
+    }
+
+    /// Who the users are.
+    #[must_use]
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// Step and phase of now: what refreshes and repairs count for.
+    pub fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+    }
+
+    /// When [`Population::on_timer`] wants to be called; may be too early.
+    #[must_use]
+    pub fn next_timer(&self) -> Time {
+        self.wheel.next()
+    }
+
+    /// Lets every timer fire that is due.
+    pub fn on_timer(&mut self, now: Time, host: &mut impl Host) {
+        while let Some(timer) = self.wheel.pop(now) {
+            match timer {
+                Timer::Transaction(slot) => self.transaction_timer(now, slot, host),
+                Timer::Dialog(slot) => self.dialog_timer(now, slot, host),
+                Timer::Deadline(slot) => self.deadline_passed(now, slot, host),
+                Timer::Registration(user) => self.registration_timer(now, user, host),
+                Timer::Document(user) => self.document_timer(now, user, host),
+            }
+        }
+    }
+
+    /// What there is, counted.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        Tally {
+            registered: self.registered,
+            subscribed: self.subscribed,
+            rejected: self.rejected,
+            requests: self.transactions.len() as u64,
+            publications: self.publications.len() as u64,
+            workflows: self.workflows,
+            waiting: self.waiting.len() as u64,
+        }
+    }
+
+    /// True if the user's credentials were rejected.
+    #[must_use]
+    pub fn is_rejected(&self, user: u32) -> bool {
+        self.users[user as usize].is(is::REJECTED)
+    }
+
+    /// True if the registrar knows the user.
+    #[must_use]
+    pub fn is_registered(&self, user: u32) -> bool {
+        self.users[user as usize].is(is::REGISTERED)
+    }
+
+    /// True if the user is signed off, or never signed on, or gave up.
+    #[must_use]
+    pub fn is_gone(&self, user: u32) -> bool {
+        self.users[user as usize].is(is::GONE)
+    }
+
+    /// True if the user signed on completely.
+    #[must_use]
+    pub fn is_signed_on(&self, user: u32) -> bool {
+        let user = &self.users[user as usize];
+        user.is(is::REGISTERED) && user.is(is::SELF_SUBSCRIBED)
+    }
+
+    /// True if the subscriber of a pair has an active subscription to its publisher.
+    #[must_use]
+    pub fn is_watching(&self, pair: u32) -> bool {
+        let watch = self.users[pair as usize * 2 + 1].watch;
+        self.dialogs.get(watch).is_some_and(|d| d.has(state::has::ACTIVE) && d.has(state::has::ANSWER))
+    }
+
+    /// The latest sequence that was published, and the latest that the pair's
+    /// subscriber was shown.
+    #[must_use]
+    pub fn sequences(&self, pair: u32) -> (u32, u32) {
+        let watch = self.users[pair as usize * 2 + 1].watch;
+        (self.users[pair as usize * 2].sequence, self.dialogs.get(watch).map_or(0, |d| d.seen))
+    }
+
+    /// Counts, for every subscription, whether it shows the latest publication
+    /// of its publisher. To be asked when all expectations have ended.
+    pub fn count_converged(&self, now: Time, stage: Stage, host: &mut impl Host) {
+        for user in self.users.iter().filter(|u| u.watch != NONE) {
+            let Some(dialog) = self.dialogs.get(user.watch) else { continue };
+            let latest = self.users[dialog.publisher as usize].sequence;
+            let shown = dialog.has(state::has::ACTIVE) && dialog.seen == latest;
+            let counter = if shown { Counter::Converged } else { Counter::NotConverged };
+            host.count(stage, counter, now, 1);
+        }
+    }
+
+    /// A random number that does not repeat soon, from the population's seed.
+    fn random(&mut self) -> u64 {
+        self.jitter = self.jitter.wrapping_add(1);
+        adsum_sip::ids::mix(self.jitter)
+    }
+}
+
+/// The pair of a user.
+fn pair_of(user: u32) -> u32 {
+    user / 2
+}
+
+/// The slot, if it is one.
+fn some(slot: Slot) -> Option<Slot> {
+    (slot != NONE).then_some(slot)
+}

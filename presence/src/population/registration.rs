@@ -1,0 +1,394 @@
+//! Connecting, registering, keeping both, and losing them.
+
+use adsum_sip::time::{SECOND, Time};
+use adsum_sip::{HeaderId, Message, value};
+
+use super::request::{Order, Outcome};
+use super::state::{NO_FLOW, Purpose, is};
+use super::{Population, Timer, pair_of};
+use crate::host::{
+    Activity, Class, Counter, Failure, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample, Stage,
+};
+use crate::slab::NONE;
+use crate::wheel::TimerId;
+
+/// How long a held user waits before it signs on again, unless told otherwise.
+const REPAIR_DELAY: u64 = SECOND;
+
+impl Population {
+    /// A user connects, registers and subscribes to itself. `false` if it was
+    /// set aside, or is not signed off.
+    pub fn sign_on(
+        &mut self,
+        now: Time,
+        user: u32,
+        intended: Time,
+        stage: Stage,
+        host: &mut impl Host,
+    ) -> bool {
+        let held = &mut self.users[user as usize];
+        if !held.is(is::GONE) || held.is(is::REJECTED) {
+            return false;
+        }
+        held.flags &= is::REJECTED;
+        self.connect(now, user, intended, stage, host);
+        true
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        now: Time,
+        user: u32,
+        intended: Time,
+        stage: Stage,
+        host: &mut impl Host,
+    ) {
+        let held = &mut self.users[user as usize];
+        held.connect_intended = intended;
+        held.connect_sent = now;
+        host.progress(user, Progress::Started(Activity::Register));
+        match host.open(now, user) {
+            Opened::Ready(flow) => {
+                held.flow = flow;
+                held.set(is::CONNECTED, true);
+                self.register(now, user, intended, now, stage, host);
+            }
+            Opened::Connecting(flow) => {
+                held.flow = flow;
+                held.set(is::CONNECTING, true);
+                self.workflow_began(user, now, host);
+            }
+        }
+    }
+
+    /// Something happened to the connection of a user.
+    pub fn on_flow(&mut self, now: Time, user: u32, event: FlowEvent, host: &mut impl Host) {
+        let stage = self.stage_of(user);
+        let held = &mut self.users[user as usize];
+        match event {
+            FlowEvent::Open(at) => {
+                if !held.is(is::CONNECTING) {
+                    return;
+                }
+                held.set(is::CONNECTING, false);
+                held.set(is::CONNECTED, true);
+                let (intended, sent) = (held.connect_intended, held.connect_sent);
+                host.sample(&Sample { measure: Measure::Connect, stage, intended, sent, ended: at });
+                host.progress(user, Progress::Completed(Activity::Connect, sent, at));
+                if held.is(is::LEAVING) {
+                    return self.leave(now, at, user, host);
+                }
+                self.register(now, user, intended, at, stage, host);
+            }
+            FlowEvent::Failed(error) | FlowEvent::Closed(error) => {
+                if !held.is(is::CONNECTING | is::CONNECTED) {
+                    return; // we closed it
+                }
+                let connecting = held.is(is::CONNECTING);
+                held.set(is::CONNECTING | is::CONNECTED, false);
+                self.flow_lost(now, user, connecting, &error, stage, host);
+            }
+        }
+    }
+
+    fn flow_lost(
+        &mut self,
+        now: Time,
+        user: u32,
+        connecting: bool,
+        error: &FlowError,
+        stage: Stage,
+        host: &mut impl Host,
+    ) {
+        host.failed(&Failure {
+            activity: Activity::Connect,
+            stage,
+            class: error.class,
+            code: error.code,
+            reason: error.reason.as_bytes(),
+            diagnosis: error.diagnosis.as_bytes(),
+            user,
+            at: now,
+            request: b"",
+            response: b"",
+        });
+        if !connecting {
+            self.abandon(now, user, host);
+        }
+        let leaving = self.users[user as usize].is(is::LEAVING);
+        // What was bound to the connection is gone with it.
+        self.unregistered(user);
+        let (own, watch) = (self.users[user as usize].self_dialog, self.users[user as usize].watch);
+        for dialog in [own, watch] {
+            if self.dialogs.get(dialog).is_some() {
+                if !leaving && !self.is_workflow() {
+                    host.count(self.stage, Counter::SubscriptionLost, now, 1);
+                }
+                self.drop_dialog(dialog);
+            }
+        }
+        if leaving {
+            self.users[user as usize].set(is::GAVE_UP, true);
+            self.leave(now, now, user, host);
+        } else if self.is_workflow() {
+            self.activity_failed(now, user, false, host);
+        } else {
+            self.repair_later(now + REPAIR_DELAY, user);
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        now: Time,
+        user: u32,
+        intended: Time,
+        due: Time,
+        stage: Stage,
+        host: &mut impl Host,
+    ) {
+        let mut order = Order::new(Purpose::Register, user, self.config.expires, stage, due);
+        order.intended = intended;
+        self.request(now, order, host);
+    }
+
+    pub(super) fn register_ended(
+        &mut self,
+        at: Time,
+        order: Order,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        let user = order.user;
+        let refresh = order.purpose.is_refresh();
+        match outcome {
+            Outcome::Answer(message) if message.code() < 300 => match self.granted(user, message, host) {
+                Some(granted) => {
+                    self.arm_registration(at, user, granted);
+                    if !refresh {
+                        self.registered_now(at, &order, host);
+                    }
+                }
+                None => {
+                    host.failed(&Failure {
+                        activity: Activity::Register,
+                        stage: order.stage,
+                        class: Class::Pool,
+                        code: "protocol:contact",
+                        reason: b"the 200 to REGISTER does not list our Contact",
+                        diagnosis:
+                            b"a registrar has to list every binding of the address of record (RFC 3261 \
+                            section 10.3); something between may have rewritten the Contact",
+                        user,
+                        at,
+                        request: &self.scratch.request,
+                        response: message.raw(),
+                    });
+                    self.register_failed(at, user, refresh, false, None, host);
+                }
+            },
+            _ => {
+                if let (Outcome::TimedOut, false) = (outcome, refresh) {
+                    host.censored(Measure::Register, order.stage, order.intended, at);
+                }
+                self.fail(at, &order, outcome, host);
+                if let Outcome::Answer(message) = outcome {
+                    // Credentials were shown and refused: trying again could lock the account.
+                    if message.code() == 403 && order.challenges > 0 {
+                        self.set_aside(at, user, order.stage, host);
+                    }
+                }
+                let retry_after = match outcome {
+                    Outcome::Answer(m) => m.header(HeaderId::RetryAfter).and_then(value::leading_number),
+                    _ => None,
+                };
+                let timed_out = matches!(outcome, Outcome::TimedOut);
+                self.register_failed(at, user, refresh, timed_out, retry_after, host);
+            }
+        }
+    }
+
+    fn set_aside(&mut self, at: Time, user: u32, stage: Stage, host: &mut impl Host) {
+        let held = &mut self.users[user as usize];
+        if !held.is(is::REJECTED) {
+            held.set(is::REJECTED, true);
+            self.rejected += 1;
+            host.count(stage, Counter::UsersRejected, at, 1);
+        }
+    }
+
+    fn registered_now(&mut self, at: Time, order: &Order, host: &mut impl Host) {
+        let user = order.user;
+        let sent = order.sent.unwrap_or(order.due);
+        self.users[user as usize].set(is::REGISTERED, true);
+        self.registered += 1;
+        host.sample(&Sample {
+            measure: Measure::Register,
+            stage: order.stage,
+            intended: order.intended,
+            sent,
+            ended: at,
+        });
+        host.progress(user, Progress::Completed(Activity::Register, sent, at));
+        if self.users[user as usize].is(is::LEAVING) {
+            return self.leave(at, at, user, host);
+        }
+        if self.config.self_subscribe {
+            self.begin_subscription(at, user, user, at, order.stage, host);
+        } else {
+            self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+            self.signed_on(at, user, host);
+        }
+    }
+
+    fn register_failed(
+        &mut self,
+        at: Time,
+        user: u32,
+        refresh: bool,
+        timed_out: bool,
+        retry_after: Option<u32>,
+        host: &mut impl Host,
+    ) {
+        if refresh {
+            self.unregistered(user);
+        }
+        if self.is_workflow() {
+            return self.activity_failed(at, user, timed_out, host);
+        }
+        if self.users[user as usize].is(is::LEAVING) {
+            return self.leave(at, at, user, host);
+        }
+        if self.users[user as usize].is(is::REJECTED) {
+            self.hang_up(user, host);
+            return;
+        }
+        let delay = retry_after.map_or(REPAIR_DELAY, |seconds| u64::from(seconds.clamp(1, 600)) * SECOND);
+        let jitter = self.random() % SECOND;
+        self.repair_later(at + delay + jitter, user);
+    }
+
+    /// Closes the flow of a user that is done.
+    pub(super) fn hang_up(&mut self, user: u32, host: &mut impl Host) {
+        let held = &mut self.users[user as usize];
+        let flow = std::mem::replace(&mut held.flow, NO_FLOW);
+        if held.is(is::CONNECTED | is::CONNECTING) {
+            held.set(is::CONNECTED | is::CONNECTING, false);
+            host.close(user, flow);
+        }
+        self.users[user as usize].set(is::GONE, true);
+        self.wheel.cancel(&mut self.users[user as usize].register_timer);
+        self.wheel.cancel(&mut self.users[user as usize].publish_timer);
+    }
+
+    fn unregistered(&mut self, user: u32) {
+        let held = &mut self.users[user as usize];
+        if held.is(is::REGISTERED) {
+            held.set(is::REGISTERED, false);
+            self.registered -= 1;
+        }
+    }
+
+    /// Seconds that the registrar granted to our Contact (RFC 3261 §10.2.4);
+    /// `None` if it does not list it.
+    fn granted(&mut self, user: u32, message: &Message<'_>, host: &impl Host) -> Option<u32> {
+        let mut ours = std::mem::take(&mut self.scratch.uri);
+        let mut local = std::mem::take(&mut self.scratch.local);
+        ours.clear();
+        local.clear();
+        host.write_local(self.users[user as usize].flow, &mut local);
+        self.messages.write_contact(&self.accounts, user, &local, &mut ours);
+        let found = message
+            .headers(HeaderId::Contact)
+            .flat_map(value::list)
+            .filter_map(value::name_addr)
+            .find(|contact| contact.uri == ours.as_slice())
+            .map(|contact| value::param(contact.params, "expires").and_then(value::number))
+            .map(|own| own.or_else(|| message.expires()).unwrap_or(self.config.expires));
+        self.scratch.uri = ours;
+        self.scratch.local = local;
+        found.filter(|expires| *expires > 0)
+    }
+
+    /// Refresh at min(0.9·E, E − 30 s), up to 10 % earlier so that users who
+    /// came together do not come back together.
+    fn arm_registration(&mut self, at: Time, user: u32, granted: u32) {
+        if self.is_workflow() {
+            return;
+        }
+        let granted = u64::from(granted) * SECOND;
+        let latest = (granted / 10 * 9).min(granted.saturating_sub(30 * SECOND)).max(granted / 2);
+        let early = self.random() % (latest / 10 + 1);
+        let held = &mut self.users[user as usize];
+        self.wheel.cancel(&mut held.register_timer);
+        held.register_timer = self.wheel.insert(at + (latest - early), Timer::Registration(user));
+    }
+
+    /// A held user signs on again at `at`.
+    pub(super) fn repair_later(&mut self, at: Time, user: u32) {
+        let held = &mut self.users[user as usize];
+        held.set(is::REPAIRING, true);
+        self.wheel.cancel(&mut held.register_timer);
+        held.register_timer = self.wheel.insert(at, Timer::Registration(user));
+    }
+
+    pub(super) fn registration_timer(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        let stage = self.stage;
+        let held = &mut self.users[user as usize];
+        held.register_timer = TimerId::NONE;
+        if held.is(is::LEAVING | is::REJECTED | is::GONE) || held.register_tx != NONE {
+            return;
+        }
+        if !held.is(is::REPAIRING) {
+            host.count(stage, Counter::RefreshRegister, now, 1);
+            let order = Order::new(Purpose::RegisterRefresh, user, self.config.expires, stage, now);
+            self.request(now, order, host);
+            return;
+        }
+        held.set(is::REPAIRING, false);
+        host.count(stage, Counter::Reconnect, now, 1);
+        if !held.is(is::CONNECTED) {
+            return self.connect(now, user, now, stage, host);
+        }
+        if !held.is(is::REGISTERED) {
+            return self.register(now, user, now, now, stage, host);
+        }
+        self.signed_on(now, user, host);
+    }
+
+    pub(super) fn unregister_ended(
+        &mut self,
+        at: Time,
+        order: Order,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        let user = order.user;
+        self.unregistered(user);
+        match outcome {
+            Outcome::Answer(message) if message.code() < 300 => {
+                let sent = order.sent.unwrap_or(order.due);
+                host.sample(&Sample {
+                    measure: Measure::Unregister,
+                    stage: order.stage,
+                    intended: order.intended,
+                    sent,
+                    ended: at,
+                });
+                host.progress(user, Progress::Completed(Activity::Unregister, sent, at));
+            }
+            _ => {
+                if let Outcome::TimedOut = outcome {
+                    host.censored(Measure::Unregister, order.stage, order.intended, at);
+                }
+                self.fail(at, &order, outcome, host);
+                self.sign_off_failed(user, &outcome);
+            }
+        }
+        self.leave(at, at, user, host);
+    }
+
+    /// Where something of this user counts when no arrival says it.
+    pub(super) fn stage_of(&self, user: u32) -> Stage {
+        self.pairs.get(pair_of(user) as usize).map_or(self.stage, |pair| pair.stage)
+    }
+}

@@ -1,0 +1,617 @@
+//! Requests: rendering, sending, sending again, challenges, and their one end.
+
+use adsum_sip::client::{ClientTransaction, Method as Invite, OnResponse, OnTimer};
+use adsum_sip::ids::{BranchRef, CallKind, CallRef, LIMIT_30};
+use adsum_sip::time::Time;
+use adsum_sip::{HeaderId, Message};
+
+use super::state::{Purpose, Transaction, is, tried};
+use super::{Kind, Population, Transport};
+use crate::auth::Verdict;
+use crate::host::{Class, Counter, Failure, Hop, Host, Method, Sent, Stage};
+use crate::marker::Marker;
+use crate::simple::{Fields, MessageError, Shape};
+use crate::slab::{NONE, Slot};
+use crate::wheel::TimerId;
+
+/// More challenges than these for one activity are a server that will not have us.
+const MAX_CHALLENGES: u8 = 4;
+
+/// A request above this may not go over UDP (RFC 3261 §18.1.1).
+const MAX_DATAGRAM: usize = 1_300;
+
+/// Buffers that are used for every message and never given back.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The request of the transaction that just ended, for transcripts.
+    pub request: Vec<u8>,
+    pub uri: Vec<u8>,
+    pub peer: Vec<u8>,
+    pub lines: Vec<u8>,
+    pub local: Vec<u8>,
+    pub call_id: Vec<u8>,
+    pub reply: Vec<u8>,
+}
+
+/// What to ask for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub purpose: Purpose,
+    pub user: u32,
+    pub dialog: Slot,
+    pub publication: Slot,
+    pub expires: u32,
+    pub stage: Stage,
+    pub intended: Time,
+    pub due: Time,
+    /// First transmission of the activity, if this is not it.
+    pub sent: Option<Time>,
+    pub tried: u8,
+    pub challenges: u8,
+    /// Where to, if not where the dialog or the flow leads.
+    pub hop: Option<Hop>,
+}
+
+impl Order {
+    pub fn new(purpose: Purpose, user: u32, expires: u32, stage: Stage, due: Time) -> Order {
+        Order {
+            purpose,
+            user,
+            dialog: NONE,
+            publication: NONE,
+            expires,
+            stage,
+            intended: due,
+            due,
+            sent: None,
+            tried: 0,
+            challenges: 0,
+            hop: None,
+        }
+    }
+
+    fn again(transaction: &Transaction) -> Order {
+        Order {
+            purpose: transaction.purpose,
+            user: transaction.user,
+            dialog: transaction.dialog,
+            publication: transaction.publication,
+            expires: transaction.expires,
+            stage: transaction.stage,
+            intended: transaction.intended,
+            due: transaction.due,
+            sent: Some(transaction.sent),
+            tried: transaction.tried,
+            challenges: transaction.challenges,
+            hop: None,
+        }
+    }
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outcome<'m, 'a> {
+    /// A final response that is not handled here: 2xx, or an error.
+    Answer(&'m Message<'a>),
+    /// No final response within 64·T1.
+    TimedOut,
+    /// The flow broke, or there is none.
+    Gone,
+    /// The server wants credentials and will not take ours.
+    Rejected(&'m Message<'a>),
+    /// The server wants what we have not got.
+    Unsupported(&'m Message<'a>),
+    /// The next hop is not allowed.
+    Blocked(std::net::SocketAddr),
+}
+
+impl Population {
+    /// Writes a request and opens its transaction. `false` if it ended at once.
+    pub(super) fn request(&mut self, now: Time, order: Order, host: &mut impl Host) -> bool {
+        let user = &self.users[order.user as usize];
+        let (flow, connected) = (user.flow, user.is(is::CONNECTED));
+        let hop = order.hop.unwrap_or_else(|| {
+            self.dialogs
+                .get(order.dialog)
+                .and_then(|d| d.target.as_ref())
+                .map_or(Hop::Target, |target| target.hop)
+        });
+        let (slot, generation) = self.open(&order, hop);
+        if let Hop::Blocked(address) = hop {
+            self.close(slot);
+            self.ended(now, order, Outcome::Blocked(address), host);
+            return false;
+        }
+        if !connected {
+            self.close(slot);
+            self.ended(now, order, Outcome::Gone, host);
+            return false;
+        }
+        let mut bytes = std::mem::take(&mut self.transactions[slot].bytes);
+        bytes.clear();
+        let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
+        let cseq = self.render(&order, branch, flow, host, &mut bytes);
+        let sent = host.send(flow, hop, &bytes);
+        let reliable = self.config.transport.is_reliable();
+        let transaction = &mut self.transactions[slot];
+        transaction.bytes = bytes;
+        transaction.cseq = cseq;
+        transaction.sent = order.sent.unwrap_or(sent.at());
+        transaction.client = ClientTransaction::new(Invite::NonInvite, reliable, sent.at());
+        transaction.timer = self.wheel.insert(transaction.client.next(), super::Timer::Transaction(slot));
+        *self.slot_of(&order) = slot;
+        match sent {
+            Sent::At(_) => host.message_sent(method_of(order.purpose), 0, false),
+            Sent::Blocked(at) => {
+                host.message_sent(method_of(order.purpose), 0, false);
+                host.count(order.stage, Counter::WriteBlocked, at, 1);
+            }
+            Sent::Gone(_) => {
+                let order = Order::again(&self.transactions[slot]);
+                self.close(slot);
+                self.ended(now, order, Outcome::Gone, host);
+                return false;
+            }
+        }
+        if order.sent.is_none() {
+            self.first_sent(&order, sent.at(), host);
+        }
+        true
+    }
+
+    /// A final or provisional response whose branch named a transaction.
+    pub(super) fn response(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        slot: Slot,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        let code = message.code();
+        let transaction = &mut self.transactions[slot];
+        let method = method_of(transaction.purpose);
+        match transaction.client.on_response(stamp, code) {
+            OnResponse::Provisional => {
+                host.message_received(method, code, false);
+                return self.rearm(slot);
+            }
+            OnResponse::Final | OnResponse::FinalAck => host.message_received(method, code, false),
+            OnResponse::Repeated | OnResponse::Stray => return host.message_received(method, code, true),
+        }
+        let mut order = Order::again(transaction);
+        self.close(slot);
+        match code {
+            401 | 407 => self.challenged(now, stamp, order, message, host),
+            423 if order.tried & tried::MIN_EXPIRES == 0 => {
+                let least = message.header(HeaderId::MinExpires).and_then(adsum_sip::value::number);
+                match least.filter(|least| *least > order.expires && order.expires > 0) {
+                    Some(least) => {
+                        order.tried |= tried::MIN_EXPIRES;
+                        order.expires = least;
+                        self.request(now, order, host);
+                    }
+                    None => self.ended(stamp, order, Outcome::Answer(message), host),
+                }
+            }
+            301 | 302 | 305 if order.challenges < MAX_CHALLENGES => {
+                self.redirected(now, stamp, order, message, host)
+            }
+            _ => {
+                if code < 300 {
+                    self.authenticator.succeeded(&mut self.users[order.user as usize].auth, message);
+                }
+                self.ended(stamp, order, Outcome::Answer(message), host);
+            }
+        }
+    }
+
+    fn challenged(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        mut order: Order,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        let user = &mut self.users[order.user as usize];
+        let verdict = self.authenticator.challenged(&mut user.auth, message);
+        match verdict {
+            Verdict::Answer if order.challenges < MAX_CHALLENGES => {
+                order.challenges += 1;
+                self.request(now, order, host);
+            }
+            Verdict::Answer | Verdict::Rejected => self.ended(stamp, order, Outcome::Rejected(message), host),
+            Verdict::Unsupported => self.ended(stamp, order, Outcome::Unsupported(message), host),
+        }
+    }
+
+    /// RFC 3261 §8.1.3.4: the Contact of a 3xx is where to ask. Over a stream
+    /// the flow leads elsewhere, so there the answer stands as a failure that
+    /// names the new target.
+    fn redirected(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        mut order: Order,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        let flow = self.users[order.user as usize].flow;
+        let contact = message.header(HeaderId::Contact).and_then(adsum_sip::value::name_addr);
+        match contact.filter(|_| self.config.transport == Transport::Udp) {
+            Some(contact) => {
+                order.challenges += 1; // counts against the same bound
+                order.hop = Some(host.hop(flow, contact.uri));
+                self.request(now, order, host);
+            }
+            None => self.ended(stamp, order, Outcome::Answer(message), host),
+        }
+    }
+
+    pub(super) fn transaction_timer(&mut self, now: Time, slot: Slot, host: &mut impl Host) {
+        let Some(transaction) = self.transactions.get_mut(slot) else { return };
+        transaction.timer = TimerId::NONE;
+        let purpose = transaction.purpose;
+        match transaction.client.on_timer(now) {
+            OnTimer::Wait => self.rearm(slot),
+            OnTimer::Retransmit => {
+                let flow = self.users[transaction.user as usize].flow;
+                if let Sent::Blocked(at) = host.send(flow, transaction.hop, &transaction.bytes) {
+                    host.count(transaction.stage, Counter::WriteBlocked, at, 1);
+                }
+                host.message_sent(method_of(purpose), 0, true);
+                self.rearm(slot);
+            }
+            OnTimer::TimedOut => {
+                let order = Order::again(transaction);
+                self.close(slot);
+                self.ended(now, order, Outcome::TimedOut, host);
+            }
+            OnTimer::Terminated => self.close(slot),
+        }
+    }
+
+    /// The flow of a user broke: its requests will not be answered.
+    pub(super) fn abandon(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        let held = &self.users[user as usize];
+        let mut slots = [held.register_tx, held.publish_tx, NONE, NONE];
+        slots[2] = self.dialogs.get(held.self_dialog).map_or(NONE, |d| d.tx);
+        slots[3] = self.dialogs.get(held.watch).map_or(NONE, |d| d.tx);
+        for slot in slots {
+            if let Some(transaction) = self.transactions.get(slot) {
+                let order = Order::again(transaction);
+                self.close(slot);
+                self.ended(now, order, Outcome::Gone, host);
+            }
+        }
+    }
+
+    /// Sends nothing and forgets: the end of a run that is cut off.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        if self.transactions.get(slot).is_some() {
+            self.close(slot);
+        }
+    }
+
+    fn rearm(&mut self, slot: Slot) {
+        let transaction = &mut self.transactions[slot];
+        self.wheel.cancel(&mut transaction.timer);
+        transaction.timer = self.wheel.insert(transaction.client.next(), super::Timer::Transaction(slot));
+    }
+
+    fn open(&mut self, order: &Order, hop: Hop) -> (Slot, u32) {
+        let fresh = |bytes: Vec<u8>| Transaction {
+            client: ClientTransaction::new(Invite::NonInvite, true, order.due),
+            timer: TimerId::NONE,
+            purpose: order.purpose,
+            tried: order.tried,
+            challenges: order.challenges,
+            user: order.user,
+            dialog: order.dialog,
+            publication: order.publication,
+            hop,
+            cseq: 0,
+            expires: order.expires,
+            stage: order.stage,
+            intended: order.intended,
+            due: order.due,
+            sent: order.due,
+            bytes,
+        };
+        self.transactions.take_with(
+            || fresh(Vec::with_capacity(1024)),
+            |old| {
+                let bytes = std::mem::take(&mut old.bytes);
+                *old = fresh(bytes);
+            },
+        )
+    }
+
+    /// Ends a transaction; its request stays readable in the scratch.
+    fn close(&mut self, slot: Slot) {
+        let transaction = &mut self.transactions[slot];
+        self.wheel.cancel(&mut transaction.timer);
+        std::mem::swap(&mut transaction.bytes, &mut self.scratch.request);
+        let order = Order::again(transaction);
+        self.transactions.release(slot);
+        let held = self.slot_of(&order);
+        if *held == slot {
+            *held = NONE;
+        }
+    }
+
+    /// Where the owner keeps the transaction.
+    fn slot_of(&mut self, order: &Order) -> &mut Slot {
+        let user = &mut self.users[order.user as usize];
+        match order.purpose {
+            Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => &mut user.register_tx,
+            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => &mut user.publish_tx,
+            Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
+                match self.dialogs.get_mut(order.dialog) {
+                    Some(dialog) => &mut dialog.tx,
+                    None => &mut self.nowhere,
+                }
+            }
+        }
+    }
+
+    fn render(
+        &mut self,
+        order: &Order,
+        branch: BranchRef,
+        flow: u32,
+        host: &impl Host,
+        out: &mut Vec<u8>,
+    ) -> u32 {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let cseq = self.render_with(order, branch, flow, host, out, &mut scratch);
+        self.scratch = scratch;
+        cseq
+    }
+
+    fn render_with(
+        &mut self,
+        order: &Order,
+        branch: BranchRef,
+        flow: u32,
+        host: &impl Host,
+        out: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> u32 {
+        let namespace = self.config.namespace;
+        let user = &mut self.users[order.user as usize];
+        let Scratch { uri, peer, lines, local, call_id, .. } = scratch;
+        for buffer in [&mut *uri, &mut *peer, &mut *lines, &mut *local, &mut *call_id] {
+            buffer.clear();
+        }
+        host.write_local(flow, local);
+        self.accounts.write_uri(order.user, uri);
+        let mut to_tag: &[u8] = b"";
+        let mut marker = None;
+        let mut request_uri: &[u8] = uri;
+        let mut to: &[u8] = uri;
+        let (shape, call, cseq) = match order.purpose {
+            Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => {
+                user.register_cseq += 1;
+                let call = CallRef { kind: CallKind::Registration, slot: order.user, generation: 0 };
+                // The registrar's URI has no user part (RFC 3261 §10.2).
+                let domain = adsum_sip::value::sip_uri(uri).map_or(&b""[..], |uri| uri.host);
+                peer.extend_from_slice(b"sip:");
+                peer.extend_from_slice(domain);
+                request_uri = peer;
+                (Shape::Register, call, user.register_cseq)
+            }
+            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => {
+                user.publish_cseq += 1;
+                if !user.etag.is_empty() {
+                    lines.extend_from_slice(b"SIP-If-Match: ");
+                    lines.extend_from_slice(&user.etag);
+                    lines.extend_from_slice(b"\r\n");
+                }
+                let call = CallRef { kind: CallKind::Publication, slot: order.user, generation: 0 };
+                let shape = if order.purpose == Purpose::Publish {
+                    let sequence = self.publications.get(order.publication).map_or(0, |p| p.sequence);
+                    let publisher = self.accounts.number(order.user);
+                    marker = Some(Marker { run: namespace.run, publisher, sequence });
+                    Shape::Publish
+                } else {
+                    Shape::PublishBare
+                };
+                (shape, call, user.publish_cseq)
+            }
+            Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
+                let generation = self.dialogs.generation(order.dialog) as u16 & 0x7fff;
+                let dialog = &mut self.dialogs[order.dialog];
+                dialog.local_cseq += 1;
+                if dialog.publisher != order.user {
+                    self.accounts.write_uri(dialog.publisher, peer);
+                    to = peer;
+                    request_uri = peer;
+                }
+                if let Some(target) = &dialog.target {
+                    request_uri = &target.request_uri;
+                    lines.extend_from_slice(&target.routes);
+                    to_tag = &dialog.remote_tag;
+                }
+                let call = CallRef { kind: CallKind::Dialog, slot: order.dialog, generation };
+                (Shape::Subscribe, call, dialog.local_cseq)
+            }
+        };
+        let method = method_of(order.purpose).name().as_bytes();
+        self.authenticator.write(&mut user.auth, &self.accounts, order.user, method, request_uri, lines);
+        namespace.write_call_id(call_id, call);
+        let fields = Fields {
+            request_uri,
+            from: uri,
+            from_tag: namespace.tag(call),
+            to,
+            to_tag,
+            call_id,
+            cseq,
+            expires: order.expires,
+            local,
+            lines,
+            marker,
+        };
+        self.messages.render(shape, &namespace, branch, &fields, out);
+        cseq
+    }
+
+    /// A message that does not fit a datagram is told before the run, not in it.
+    pub(super) fn check_sizes(&self) -> Result<(), MessageError> {
+        if self.config.transport != Transport::Udp || self.users.is_empty() {
+            return Ok(());
+        }
+        let mut uri = Vec::new();
+        self.accounts.write_uri(0, &mut uri);
+        // An Authorization header with long realm, nonce and opaque.
+        let lines = vec![b'x'; 330];
+        let fields = Fields {
+            request_uri: &uri,
+            from: &uri,
+            from_tag: *b"00000000",
+            to: &uri,
+            to_tag: b"",
+            call_id: &[b'0'; 25],
+            cseq: 1,
+            expires: self.config.expires,
+            local: b"255.255.255.255:65535",
+            lines: &lines,
+            marker: Some(Marker { run: 0, publisher: 0, sequence: 0 }),
+        };
+        let mut out = Vec::new();
+        let branch = BranchRef { slot: 0, generation: 0 };
+        self.messages.render(Shape::Publish, &self.config.namespace, branch, &fields, &mut out);
+        if out.len() > MAX_DATAGRAM {
+            return Err(MessageError::TooLong { length: out.len(), limit: MAX_DATAGRAM });
+        }
+        Ok(())
+    }
+
+    /// Hands the one end of a request to whoever asked for it.
+    pub(super) fn ended(&mut self, at: Time, order: Order, outcome: Outcome<'_, '_>, host: &mut impl Host) {
+        if let Outcome::Rejected(_) = outcome {
+            self.reject(at, &order, host);
+        }
+        match order.purpose {
+            Purpose::Register | Purpose::RegisterRefresh => self.register_ended(at, order, outcome, host),
+            Purpose::Unregister => self.unregister_ended(at, order, outcome, host),
+            Purpose::Subscribe | Purpose::SubscribeRefresh => self.subscribe_ended(at, order, outcome, host),
+            Purpose::Unsubscribe => self.unsubscribe_ended(at, order, outcome, host),
+            Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
+            Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
+        }
+    }
+
+    /// Sets a user aside for the whole run: no account is locked out by retries.
+    fn reject(&mut self, at: Time, order: &Order, host: &mut impl Host) {
+        let user = &mut self.users[order.user as usize];
+        if !user.is(is::REJECTED) {
+            user.set(is::REJECTED, true);
+            self.rejected += 1;
+            host.count(order.stage, Counter::UsersRejected, at, 1);
+        }
+    }
+
+    /// Books the failure of a request.
+    pub(super) fn fail(&mut self, at: Time, order: &Order, outcome: Outcome<'_, '_>, host: &mut impl Host) {
+        let own = self.dialogs.get(order.dialog).is_some_and(|d| d.has(super::state::has::SELF));
+        let activity = order.purpose.activity(own);
+        let mut failure = Failure {
+            activity,
+            stage: order.stage,
+            class: Class::Pool,
+            code: "",
+            reason: b"",
+            diagnosis: b"",
+            user: order.user,
+            at,
+            request: &self.scratch.request,
+            response: b"",
+        };
+        let mut code = String::new();
+        let mut diagnosis = Vec::new();
+        match outcome {
+            Outcome::Answer(message) => {
+                code = format!("sip:{}", message.code());
+                failure.reason = reason_of(message);
+                failure.response = message.raw();
+                crate::diagnosis::of_answer(message, activity, &mut diagnosis);
+                failure.class = crate::diagnosis::class_of(message.code());
+            }
+            Outcome::Rejected(message) => {
+                failure.code = "auth:rejected";
+                failure.class = Class::Configuration;
+                failure.reason = reason_of(message);
+                failure.response = message.raw();
+                diagnosis.extend_from_slice(
+                    b"the server refused user name or password: correct the credentials of this account",
+                );
+            }
+            Outcome::Unsupported(message) => {
+                failure.code = "auth:unsupported";
+                failure.class = Class::Configuration;
+                failure.reason = reason_of(message);
+                failure.response = message.raw();
+                crate::diagnosis::of_schemes(message, &mut diagnosis);
+            }
+            Outcome::TimedOut => {
+                failure.code = "timeout:transaction";
+                failure.reason = b"no final answer within 32 s";
+                let known = self.users[order.user as usize].is(is::REGISTERED);
+                failure.class = if known { Class::Pool } else { Class::Network };
+                diagnosis.extend_from_slice(if known {
+                    b"the pool stopped answering this user: look at its load and its log"
+                } else {
+                    b"nothing answers at the target: check address, port and transport, and firewalls between"
+                        as &[u8]
+                });
+            }
+            Outcome::Gone => {
+                failure.code = "transport:closed";
+                failure.class = Class::Network;
+                failure.reason = b"the connection ended before the answer";
+                diagnosis.extend_from_slice(
+                    b"the other side closed the connection: look at its log and its limits",
+                );
+            }
+            Outcome::Blocked(address) => {
+                failure.code = "transport:blocked";
+                failure.class = Class::Configuration;
+                failure.reason = b"the server named an address that is not allowed; nothing was sent there";
+                diagnosis = format!(
+                    "to permit it, add allow = [\"{}\"] to [pool]",
+                    crate::diagnosis::network_of(address)
+                )
+                .into_bytes();
+            }
+        }
+        if failure.code.is_empty() {
+            failure.code = &code;
+        }
+        failure.diagnosis = &diagnosis;
+        host.failed(&failure);
+    }
+
+    /// True in runs of whole workflows.
+    pub(super) fn is_workflow(&self) -> bool {
+        self.config.kind == Kind::Workflow
+    }
+}
+
+/// The method that serves a purpose.
+pub(super) fn method_of(purpose: Purpose) -> Method {
+    match purpose {
+        Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => Method::Register,
+        Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => Method::Subscribe,
+        Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => Method::Publish,
+    }
+}
+
+fn reason_of<'a>(message: &Message<'a>) -> &'a [u8] {
+    match message.start() {
+        adsum_sip::Start::Response { reason, .. } => reason,
+        adsum_sip::Start::Request { .. } => b"",
+    }
+}

@@ -1,0 +1,353 @@
+//! What a population keeps: users, dialogs, transactions, publications.
+//!
+//! One million held users are to fit into a few hundred megabytes, so a user
+//! owns no heap memory while it rests, strings that many share are shared, and
+//! what exists only during an exchange lives in the slab of the exchange.
+
+use std::rc::Rc;
+
+use adsum_sip::Time;
+use adsum_sip::client::ClientTransaction;
+use smallvec::SmallVec;
+
+use crate::auth::AuthState;
+use crate::host::{Activity, Flow, Hop, Stage};
+use crate::slab::{NONE, Slot};
+use crate::wheel::TimerId;
+
+/// No flow yet.
+pub(super) const NO_FLOW: Flow = u32::MAX;
+
+/// What a user is about; bits of [`User::flags`].
+pub(super) mod is {
+    /// Its flow is usable.
+    pub const CONNECTED: u16 = 1;
+    /// Its flow is being opened.
+    pub const CONNECTING: u16 = 2;
+    /// The registrar has our Contact.
+    pub const REGISTERED: u16 = 4;
+    /// Its self-subscription is complete (or not wanted).
+    pub const SELF_SUBSCRIBED: u16 = 8;
+    /// It signs off.
+    pub const LEAVING: u16 = 16;
+    /// Its credentials were rejected: it never tries again in this run.
+    pub const REJECTED: u16 = 32;
+    /// It lost something and signs on again.
+    pub const REPAIRING: u16 = 64;
+    /// It is done: signed off, or never signed on.
+    pub const GONE: u16 = 128;
+    /// The server stopped answering while it signed off.
+    pub const GAVE_UP: u16 = 256;
+}
+
+/// One user of the shard.
+#[derive(Debug)]
+pub(super) struct User {
+    pub flags: u16,
+    pub flow: Flow,
+    /// When the flow began to be opened; then when its first activity was intended.
+    pub connect_intended: Time,
+    pub connect_sent: Time,
+
+    pub register_cseq: u32,
+    pub register_tx: Slot,
+    pub register_timer: TimerId,
+
+    pub self_dialog: Slot,
+    /// The dialog in which it watches its publisher.
+    pub watch: Slot,
+    /// First dialog in which it is watched; linked by [`Dialog::next_watcher`].
+    pub watchers: Slot,
+
+    pub publish_cseq: u32,
+    pub publish_tx: Slot,
+    /// Number of its latest publication; 0 before the first.
+    pub sequence: u32,
+    pub etag: SmallVec<[u8; 32]>,
+    pub publish_timer: TimerId,
+    /// Oldest and newest publication that is not closed; linked by [`Publication::next`].
+    pub oldest: Slot,
+    pub newest: Slot,
+    /// Publications that wait for their turn; linked by [`Waiting::next`].
+    pub waiting_head: Slot,
+    pub waiting_tail: Slot,
+
+    pub auth: AuthState,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        User {
+            flags: is::GONE,
+            flow: NO_FLOW,
+            connect_intended: Time(0),
+            connect_sent: Time(0),
+            register_cseq: 0,
+            register_tx: NONE,
+            register_timer: TimerId::NONE,
+            self_dialog: NONE,
+            watch: NONE,
+            watchers: NONE,
+            publish_cseq: 0,
+            publish_tx: NONE,
+            sequence: 0,
+            etag: SmallVec::new(),
+            publish_timer: TimerId::NONE,
+            oldest: NONE,
+            newest: NONE,
+            waiting_head: NONE,
+            waiting_tail: NONE,
+            auth: AuthState::default(),
+        }
+    }
+}
+
+impl User {
+    #[inline]
+    pub fn is(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    #[inline]
+    pub fn set(&mut self, flag: u16, on: bool) {
+        if on {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
+        }
+    }
+}
+
+/// Where requests inside a dialog go; shared by all dialogs that agree.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The remote target: the Contact of the other side.
+    pub uri: Box<[u8]>,
+    /// `Route: …\r\n` lines, in order; may be empty.
+    pub routes: Box<[u8]>,
+    /// The Request-URI: the remote target, or the first strict router.
+    pub request_uri: Box<[u8]>,
+    /// Where the bytes go.
+    pub hop: Hop,
+}
+
+/// What a dialog is about; bits of [`Dialog::flags`].
+pub(super) mod has {
+    /// A 2xx to the SUBSCRIBE came.
+    pub const ANSWER: u8 = 1;
+    /// A NOTIFY came.
+    pub const NOTIFY: u8 = 2;
+    /// A NOTIFY said `active`.
+    pub const ACTIVE: u8 = 4;
+    /// We asked it to end.
+    pub const LEAVING: u8 = 8;
+    /// A NOTIFY said `terminated`.
+    pub const TERMINATED: u8 = 16;
+    /// A refresh was sent: the NOTIFY after it repeats what we know.
+    pub const REFRESHED: u8 = 32;
+    /// It is the user's subscription to itself.
+    pub const SELF: u8 = 64;
+    /// Its first activity is complete and measured.
+    pub const SETTLED: u8 = 128;
+}
+
+/// One SUBSCRIBE dialog (RFC 6665 §4.4.1).
+#[derive(Debug)]
+pub(super) struct Dialog {
+    pub flags: u8,
+    pub owner: u32,
+    /// Whose presence it shows.
+    pub publisher: u32,
+    pub tx: Slot,
+    pub timer: TimerId,
+    pub local_cseq: u32,
+    /// CSeq, branch and answer of the last NOTIFY: enough to answer its
+    /// retransmission without keeping the answer.
+    pub remote_cseq: u32,
+    pub remote_branch: u32,
+    pub remote_status: u16,
+    pub remote_tag: SmallVec<[u8; 40]>,
+    pub target: Option<Rc<Target>>,
+    /// The activity that runs: subscribe or unsubscribe.
+    pub stage: Stage,
+    pub intended: Time,
+    pub sent: Time,
+    /// Newest sequence of the publisher that it showed.
+    pub seen: u32,
+    /// It owes only publications after this one.
+    pub expects_after: u32,
+    pub next_watcher: Slot,
+}
+
+impl Dialog {
+    #[inline]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Register,
+    RegisterRefresh,
+    Unregister,
+    Subscribe,
+    SubscribeRefresh,
+    Unsubscribe,
+    Publish,
+    PublishRefresh,
+    Unpublish,
+}
+
+impl Purpose {
+    pub fn is_refresh(self) -> bool {
+        matches!(self, Purpose::RegisterRefresh | Purpose::SubscribeRefresh | Purpose::PublishRefresh)
+    }
+
+    /// The activity that its failure is booked under.
+    pub fn activity(self, own: bool) -> Activity {
+        match self {
+            Purpose::Register | Purpose::RegisterRefresh => Activity::Register,
+            Purpose::Unregister => Activity::Unregister,
+            Purpose::Subscribe | Purpose::SubscribeRefresh if own => Activity::SelfSubscribe,
+            Purpose::Subscribe | Purpose::SubscribeRefresh => Activity::Subscribe,
+            Purpose::Unsubscribe => Activity::Unsubscribe,
+            Purpose::Publish | Purpose::PublishRefresh => Activity::Publish,
+            Purpose::Unpublish => Activity::Unpublish,
+        }
+    }
+}
+
+/// What was already tried for a request; bits of [`Transaction::tried`].
+pub(super) mod tried {
+    /// A retry with the server's `Min-Expires` (423).
+    pub const MIN_EXPIRES: u8 = 1;
+    /// A publication from scratch after 412.
+    pub const FROM_SCRATCH: u8 = 2;
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub client: ClientTransaction,
+    pub timer: TimerId,
+    pub purpose: Purpose,
+    pub tried: u8,
+    /// How often it was challenged.
+    pub challenges: u8,
+    pub user: u32,
+    /// For subscriptions.
+    pub dialog: Slot,
+    /// For publications with a document.
+    pub publication: Slot,
+    pub hop: Hop,
+    pub cseq: u32,
+    /// What `Expires` asks for.
+    pub expires: u32,
+    pub stage: Stage,
+    pub intended: Time,
+    pub due: Time,
+    /// First transmission of the activity's first request.
+    pub sent: Time,
+    /// The bytes, for retransmission over UDP and for transcripts.
+    pub bytes: Vec<u8>,
+}
+
+/// One publication until its PUBLISH is answered and every expectation ended.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub publisher: u32,
+    pub sequence: u32,
+    pub stage: Stage,
+    pub intended: Time,
+    pub sent: Time,
+    pub timer: TimerId,
+    /// Opened with, and still open.
+    pub expected: u32,
+    pub remaining: u32,
+    pub missed: u32,
+    /// Latest receive stamp among those that ended.
+    pub last: Time,
+    pub answered: bool,
+    pub written: bool,
+    pub next: Slot,
+}
+
+/// A publication that waits until the previous PUBLISH is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub stage: Stage,
+    pub intended: Time,
+    pub next: Slot,
+}
+
+/// How far the workflow of a pair is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkState {
+    /// The pair rests.
+    Idle,
+    /// Both connect, register, subscribe to themselves.
+    SigningOn,
+    /// The subscriber subscribes to the publisher.
+    Subscribing,
+    /// PUBLISH and NOTIFY are on their way.
+    Publishing,
+    /// Both sign off.
+    SigningOff,
+}
+
+/// How a workflow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WorkVerdict {
+    /// It has not.
+    Open,
+    /// The notification was seen.
+    Ok,
+    /// Somebody did not answer in time.
+    TimedOut,
+    /// Somebody answered with an error.
+    Failed,
+}
+
+/// One pair and its workflow, if it runs one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pair {
+    pub state: WorkState,
+    pub verdict: WorkVerdict,
+    pub stage: Stage,
+    pub intended: Time,
+    pub due: Time,
+    /// First byte of the first REGISTER, or the beginning of the connection.
+    pub sent: Time,
+    pub started: bool,
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Pair {
+            state: WorkState::Idle,
+            verdict: WorkVerdict::Open,
+            stage: Stage::WARMUP,
+            intended: Time(0),
+            due: Time(0),
+            sent: Time(0),
+            started: false,
+        }
+    }
+}
+
+/// What a timer of the wheel is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Timer {
+    /// Timers E, F of a transaction.
+    Transaction(Slot),
+    /// First NOTIFY, refresh, or terminating NOTIFY of a dialog.
+    Dialog(Slot),
+    /// Deadline of a publication.
+    Deadline(Slot),
+    /// Refresh of a registration, or another attempt to sign on.
+    Registration(u32),
+    /// Refresh of a publication.
+    Document(u32),
+}

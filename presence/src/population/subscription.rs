@@ -1,0 +1,603 @@
+//! SUBSCRIBE dialogs: begun, settled by answer and NOTIFY in any order,
+//! refreshed, lost, ended (RFC 6665 §4.1).
+
+use std::rc::Rc;
+
+use adsum_sip::time::{MILLISECOND, SECOND, TIMEOUT, Time};
+use adsum_sip::{HeaderId, Message, value};
+use smallvec::SmallVec;
+
+use super::request::{Order, Outcome};
+use super::state::{Dialog, Purpose, Target, has, is};
+use super::{Population, Timer, some};
+use crate::host::{Activity, Class, Counter, Failure, Flow, Hop, Host, Measure, Progress, Sample, Stage};
+use crate::slab::{NONE, Slot};
+use crate::wheel::TimerId;
+
+/// Dialogs of one server mostly share their target; this many are remembered.
+const CACHED_TARGETS: usize = 16;
+
+/// Targets that were seen lately, so that dialogs share them.
+#[derive(Debug, Default)]
+pub(super) struct TargetCache {
+    known: [Option<Rc<Target>>; CACHED_TARGETS],
+    next: usize,
+}
+
+impl TargetCache {
+    fn find(&self, uri: &[u8], routes: &[u8]) -> Option<Rc<Target>> {
+        self.known.iter().flatten().find(|t| *t.uri == *uri && *t.routes == *routes).cloned()
+    }
+
+    fn keep(&mut self, target: Rc<Target>) {
+        self.known[self.next] = Some(target);
+        self.next = (self.next + 1) % CACHED_TARGETS;
+    }
+}
+
+impl Population {
+    /// The subscriber of a pair subscribes to its publisher. `false` if it cannot.
+    pub fn subscribe(&mut self, now: Time, pair: u32, due: Time, stage: Stage, host: &mut impl Host) -> bool {
+        let (publisher, subscriber) = (pair * 2, pair * 2 + 1);
+        if !self.is_signed_on(subscriber) || self.users[subscriber as usize].watch != NONE {
+            return false;
+        }
+        self.begin_subscription(now, subscriber, publisher, due, stage, host);
+        true
+    }
+
+    pub(super) fn begin_subscription(
+        &mut self,
+        now: Time,
+        owner: u32,
+        publisher: u32,
+        due: Time,
+        stage: Stage,
+        host: &mut impl Host,
+    ) {
+        let own = owner == publisher;
+        let (slot, _) = self.dialogs.insert(Dialog {
+            flags: if own { has::SELF } else { 0 },
+            owner,
+            publisher,
+            tx: NONE,
+            timer: TimerId::NONE,
+            local_cseq: 0,
+            remote_cseq: 0,
+            remote_branch: 0,
+            remote_status: 0,
+            remote_tag: SmallVec::new(),
+            target: None,
+            stage,
+            intended: due,
+            sent: due,
+            seen: 0,
+            expects_after: 0,
+            next_watcher: NONE,
+        });
+        if own {
+            self.users[owner as usize].self_dialog = slot;
+        } else {
+            self.users[owner as usize].watch = slot;
+            let publisher = &mut self.users[publisher as usize];
+            self.dialogs[slot].next_watcher = publisher.watchers;
+            publisher.watchers = slot;
+        }
+        let activity = if own { Activity::SelfSubscribe } else { Activity::Subscribe };
+        host.progress(owner, Progress::Started(activity));
+        let mut order = Order::new(Purpose::Subscribe, owner, self.config.expires, stage, due);
+        order.dialog = slot;
+        self.request(now, order, host);
+    }
+
+    /// The first SUBSCRIBE of an activity left: timer N runs (RFC 6665 §4.1.2.4).
+    pub(super) fn subscription_sent(&mut self, slot: Slot, at: Time) {
+        let Some(dialog) = self.dialogs.get_mut(slot) else { return };
+        dialog.sent = at;
+        self.wheel.cancel(&mut dialog.timer);
+        dialog.timer = self.wheel.insert(at + TIMEOUT, Timer::Dialog(slot));
+    }
+
+    pub(super) fn subscribe_ended(
+        &mut self,
+        at: Time,
+        order: Order,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        let slot = order.dialog;
+        if self.dialogs.get(slot).is_none() {
+            return;
+        }
+        let refresh = order.purpose.is_refresh();
+        match outcome {
+            Outcome::Answer(message) if message.code() < 300 => {
+                let flow = self.users[order.user as usize].flow;
+                self.answered(slot, flow, message, host);
+                if refresh {
+                    return self.arm_refresh(at, slot, message.expires());
+                }
+                if !self.dialogs[slot].has(has::SELF) {
+                    host.sample(&Sample {
+                        measure: Measure::Subscribe,
+                        stage: order.stage,
+                        intended: order.intended,
+                        sent: order.sent.unwrap_or(order.due),
+                        ended: at,
+                    });
+                }
+                self.dialogs[slot].flags |= has::ANSWER;
+                self.settle(at, slot, message.expires(), host);
+            }
+            _ => {
+                let dialog = &self.dialogs[slot];
+                let own = dialog.has(has::SELF);
+                let notified = dialog.has(has::NOTIFY);
+                if let (Outcome::TimedOut, false) = (outcome, refresh) {
+                    if own {
+                        host.censored(Measure::SelfSubscribe, order.stage, order.intended, at);
+                    } else {
+                        host.censored(Measure::Subscribe, order.stage, order.intended, at);
+                        if !notified {
+                            host.censored(Measure::SubscribeToNotify, order.stage, order.intended, at);
+                        }
+                    }
+                }
+                let gone = match outcome {
+                    // Codes that end the usage (RFC 6665 §4.1.2.2); others leave it alone until it expires.
+                    Outcome::Answer(m) => {
+                        matches!(m.code(), 404 | 405 | 410 | 416 | 480..=485 | 489 | 501 | 604)
+                    }
+                    _ => true,
+                };
+                let expected = refresh && matches!(outcome, Outcome::Answer(m) if m.code() == 481);
+                if !expected {
+                    self.fail(at, &order, outcome, host);
+                }
+                if !refresh {
+                    self.drop_dialog(slot);
+                    self.activity_failed(at, order.user, matches!(outcome, Outcome::TimedOut), host);
+                } else if gone {
+                    self.subscription_lost(at, slot, None, host);
+                } else {
+                    // Try again soon: the server's clock still runs.
+                    let jitter = self.random() % (5 * SECOND);
+                    let dialog = &mut self.dialogs[slot];
+                    self.wheel.cancel(&mut dialog.timer);
+                    dialog.timer = self.wheel.insert(at + 5 * SECOND + jitter, Timer::Dialog(slot));
+                }
+            }
+        }
+    }
+
+    /// The 2xx creates what no NOTIFY has created before it (RFC 6665 §4.4.1).
+    fn answered(&mut self, slot: Slot, flow: Flow, message: &Message<'_>, host: &mut impl Host) {
+        let dialog = &mut self.dialogs[slot];
+        if !dialog.has(has::NOTIFY) {
+            dialog.remote_tag.clear();
+            dialog.remote_tag.extend_from_slice(message.to_tag().unwrap_or(b""));
+        }
+        let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
+        let Some(contact) = contact else { return };
+        match self.dialogs[slot].target.clone() {
+            None => {
+                let mut routes: SmallVec<[&[u8]; 4]> =
+                    message.headers(HeaderId::RecordRoute).flat_map(value::list).collect();
+                routes.reverse();
+                let target = self.target(flow, contact.uri, &routes, host);
+                self.dialogs[slot].target = Some(target);
+            }
+            Some(old) if *old.uri != *contact.uri => self.retarget(slot, flow, &old, contact.uri, host),
+            Some(_) => {}
+        }
+    }
+
+    /// A NOTIFY refreshes the remote target, or creates route set and target.
+    pub(super) fn refresh_target(
+        &mut self,
+        slot: Slot,
+        flow: Flow,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        let Some(contact) = message.header(HeaderId::Contact).and_then(value::name_addr) else { return };
+        match self.dialogs[slot].target.clone() {
+            None => {
+                let routes: SmallVec<[&[u8]; 4]> =
+                    message.headers(HeaderId::RecordRoute).flat_map(value::list).collect();
+                let target = self.target(flow, contact.uri, &routes, host);
+                self.dialogs[slot].target = Some(target);
+            }
+            Some(old) if *old.uri != *contact.uri => self.retarget(slot, flow, &old, contact.uri, host),
+            Some(_) => {}
+        }
+    }
+
+    /// The remote target changes, the route set never does (RFC 3261 §12.2.1.2).
+    fn retarget(&mut self, slot: Slot, flow: Flow, old: &Target, uri: &[u8], host: &mut impl Host) {
+        let lines = old.routes.to_vec();
+        let mut first: Vec<u8> = Vec::new();
+        let routes: SmallVec<[&[u8]; 4]> = lines
+            .split(|b| *b == b'\n')
+            .filter_map(|line| line.strip_prefix(b"Route: "))
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+            .collect();
+        // A strict router stands in the Request-URI and the old target at the end.
+        let strict = *old.request_uri != *old.uri;
+        let routes = if strict {
+            first.extend_from_slice(b"<");
+            first.extend_from_slice(&old.request_uri);
+            first.extend_from_slice(b">");
+            std::iter::once(first.as_slice())
+                .chain(routes[..routes.len().saturating_sub(1)].iter().copied())
+                .collect()
+        } else {
+            routes
+        };
+        let target = self.target(flow, uri, &routes, host);
+        self.dialogs[slot].target = Some(target);
+    }
+
+    /// Builds or finds the target for a remote URI and a route set (RFC 3261 §12.2.1.1).
+    fn target(&mut self, flow: Flow, uri: &[u8], routes: &[&[u8]], host: &mut impl Host) -> Rc<Target> {
+        let mut lines = Vec::new();
+        let mut line = |route: &[u8]| {
+            lines.extend_from_slice(b"Route: ");
+            lines.extend_from_slice(route);
+            lines.extend_from_slice(b"\r\n");
+        };
+        let first = routes.first().and_then(|route| value::name_addr(route));
+        let loose = first.is_none_or(|first| {
+            value::sip_uri(first.uri).is_some_and(|uri| value::param(uri.params, "lr").is_some())
+        });
+        let mut request_uri = uri.to_vec();
+        if loose {
+            routes.iter().for_each(|route| line(route));
+        } else if let Some(first) = first {
+            request_uri = first.uri.to_vec();
+            routes[1..].iter().for_each(|route| line(route));
+            line(&[b"<", uri, b">"].concat());
+        }
+        if let Some(known) = self.targets.find(uri, &lines) {
+            return known;
+        }
+        let next = first.map_or(uri, |first| first.uri);
+        let hop = if self.config.transport.is_reliable() { Hop::Target } else { host.hop(flow, next) };
+        let target =
+            Rc::new(Target { uri: uri.into(), routes: lines.into(), request_uri: request_uri.into(), hop });
+        self.targets.keep(Rc::clone(&target));
+        target
+    }
+
+    /// A NOTIFY of the dialog was accepted and answered.
+    pub(super) fn notified(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        slot: Slot,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        let state =
+            value::subscription_state(message.header(HeaderId::SubscriptionState).unwrap_or(b"active"));
+        let dialog = &mut self.dialogs[slot];
+        let first_active =
+            !dialog.has(has::ACTIVE | has::LEAVING) && state.state.eq_ignore_ascii_case(b"active");
+        dialog.flags |= has::NOTIFY;
+        if first_active {
+            dialog.flags |= has::ACTIVE;
+            dialog.expects_after = self.users[dialog.publisher as usize].sequence;
+        }
+        if first_active && !self.dialogs[slot].has(has::SELF) {
+            self.subscribed += 1;
+            let dialog = &self.dialogs[slot];
+            host.sample(&Sample {
+                measure: Measure::SubscribeToNotify,
+                stage: dialog.stage,
+                intended: dialog.intended,
+                sent: dialog.sent,
+                ended: stamp,
+            });
+        }
+        if !message.body().is_empty() && !self.dialogs[slot].has(has::SELF) {
+            self.shown(now, stamp, slot, message.body(), host);
+        }
+        // What the document showed may have ended a workflow and with it the dialog's purpose,
+        // never the dialog: it is still there.
+        self.dialogs[slot].flags &= !has::REFRESHED;
+        if state.state.eq_ignore_ascii_case(b"terminated") {
+            return self.terminated(stamp, slot, state.reason, state.retry_after, host);
+        }
+        if self.dialogs[slot].has(has::SETTLED) {
+            if let Some(left) = state.expires.filter(|_| !self.dialogs[slot].has(has::LEAVING)) {
+                self.shorten(stamp, slot, left);
+            }
+        } else {
+            self.settle(stamp, slot, state.expires, host);
+        }
+    }
+
+    fn terminated(
+        &mut self,
+        at: Time,
+        slot: Slot,
+        reason: &[u8],
+        retry_after: Option<u32>,
+        host: &mut impl Host,
+    ) {
+        let dialog = &mut self.dialogs[slot];
+        dialog.flags |= has::TERMINATED;
+        if dialog.has(has::LEAVING) {
+            return self.complete_unsubscribe(at, slot, host);
+        }
+        if dialog.has(has::SETTLED) {
+            return self.subscription_lost(at, slot, Some((reason, retry_after)), host);
+        }
+        let (owner, stage, own) = (dialog.owner, dialog.stage, dialog.has(has::SELF));
+        let text = [b"the subscription was terminated: " as &[u8], reason].concat();
+        host.failed(&Failure {
+            activity: if own { Activity::SelfSubscribe } else { Activity::Subscribe },
+            stage,
+            class: if reason == b"rejected" { Class::Configuration } else { Class::Pool },
+            code: "subscription:terminated",
+            reason: &text,
+            diagnosis: crate::diagnosis::of_termination(reason),
+            user: owner,
+            at,
+            request: b"",
+            response: b"",
+        });
+        self.drop_dialog(slot);
+        self.activity_failed(at, owner, false, host);
+    }
+
+    /// Both the answer and the NOTIFY are there, whichever came last.
+    fn settle(&mut self, at: Time, slot: Slot, expires: Option<u32>, host: &mut impl Host) {
+        let dialog = &mut self.dialogs[slot];
+        let own = dialog.has(has::SELF);
+        let shown = if own { has::NOTIFY } else { has::ACTIVE };
+        if !dialog.has(has::ANSWER) || !dialog.has(shown) || dialog.has(has::SETTLED) {
+            return;
+        }
+        dialog.flags |= has::SETTLED;
+        let (owner, sent) = (dialog.owner, dialog.sent);
+        let sample = Sample {
+            measure: Measure::SelfSubscribe,
+            stage: dialog.stage,
+            intended: dialog.intended,
+            sent,
+            ended: at,
+        };
+        self.arm_refresh(at, slot, expires);
+        if own {
+            host.sample(&sample);
+            self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
+            host.progress(owner, Progress::Completed(Activity::SelfSubscribe, sent, at));
+            self.signed_on(at, owner, host);
+        } else {
+            host.progress(owner, Progress::Completed(Activity::Subscribe, sent, at));
+            self.watching(at, owner, host);
+        }
+    }
+
+    /// Sets the refresh to 80–90 % of what the server granted. Workflows are
+    /// far shorter than any subscription and do without.
+    fn arm_refresh(&mut self, at: Time, slot: Slot, granted: Option<u32>) {
+        let granted = u64::from(granted.unwrap_or(self.config.expires).min(self.config.expires)).max(1);
+        let share = 800 + self.random() % 100;
+        let workflow = self.is_workflow();
+        let dialog = &mut self.dialogs[slot];
+        self.wheel.cancel(&mut dialog.timer);
+        if !workflow {
+            dialog.timer = self.wheel.insert(at + granted * share * MILLISECOND, Timer::Dialog(slot));
+        }
+    }
+
+    /// A NOTIFY may shorten the subscription (RFC 6665 §4.1.3), never lengthen it.
+    fn shorten(&mut self, at: Time, slot: Slot, left: u32) {
+        if self.is_workflow() || left >= self.config.expires / 2 {
+            return;
+        }
+        self.arm_refresh(at, slot, Some(left));
+    }
+
+    pub(super) fn dialog_timer(&mut self, now: Time, slot: Slot, host: &mut impl Host) {
+        let Some(dialog) = self.dialogs.get_mut(slot) else { return };
+        dialog.timer = TimerId::NONE;
+        let (owner, own, stage, intended) =
+            (dialog.owner, dialog.has(has::SELF), dialog.stage, dialog.intended);
+        if dialog.has(has::LEAVING) {
+            host.censored(Measure::Unsubscribe, stage, intended, now);
+            self.first_notify_missing(now, owner, stage, Activity::Unsubscribe, host);
+            self.drop_dialog(slot);
+            return self.leave(now, now, owner, host);
+        }
+        if dialog.has(has::SETTLED) {
+            if dialog.tx != NONE {
+                return;
+            }
+            dialog.flags |= has::REFRESHED;
+            host.count(self.stage, Counter::RefreshSubscribe, now, 1);
+            let mut order =
+                Order::new(Purpose::SubscribeRefresh, owner, self.config.expires, self.stage, now);
+            order.dialog = slot;
+            self.request(now, order, host);
+            return;
+        }
+        // Timer N. While the SUBSCRIBE itself is unanswered, timer F speaks for both.
+        if dialog.tx != NONE {
+            return;
+        }
+        let activity = if own { Activity::SelfSubscribe } else { Activity::Subscribe };
+        let measure = if own { Measure::SelfSubscribe } else { Measure::SubscribeToNotify };
+        host.censored(measure, stage, intended, now);
+        self.first_notify_missing(now, owner, stage, activity, host);
+        self.drop_dialog(slot);
+        self.activity_failed(now, owner, true, host);
+    }
+
+    fn first_notify_missing(
+        &mut self,
+        at: Time,
+        user: u32,
+        stage: Stage,
+        activity: Activity,
+        host: &mut impl Host,
+    ) {
+        host.failed(&Failure {
+            activity,
+            stage,
+            class: Class::Pool,
+            code: "timeout:first_notify",
+            reason: b"no NOTIFY within 32 s of the SUBSCRIBE",
+            diagnosis:
+                b"the pool accepted the subscription and sent no NOTIFY that reached us: check the Contact \
+                (--advertise), NAT and firewalls, then the pool's presence service",
+            user,
+            at,
+            request: b"",
+            response: b"",
+        });
+    }
+
+    /// The server ended a subscription that we wanted to keep.
+    fn subscription_lost(
+        &mut self,
+        at: Time,
+        slot: Slot,
+        why: Option<(&[u8], Option<u32>)>,
+        host: &mut impl Host,
+    ) {
+        let dialog = &self.dialogs[slot];
+        let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
+        host.count(self.stage, Counter::SubscriptionLost, at, 1);
+        self.drop_dialog(slot);
+        if self.is_workflow() {
+            return self.activity_failed(at, owner, false, host);
+        }
+        if self.users[owner as usize].is(is::LEAVING) {
+            return;
+        }
+        // `rejected` and `noresource` mean: do not come back (RFC 6665 §4.1.3).
+        if why.is_some_and(|(reason, _)| matches!(reason, b"rejected" | b"noresource" | b"invariant")) {
+            return;
+        }
+        match why.and_then(|(_, after)| after).filter(|after| *after > 0) {
+            Some(after) => self.repair_later(at + u64::from(after) * SECOND, owner),
+            None if own => self.begin_subscription(at, owner, owner, at, self.stage, host),
+            None => self.begin_subscription(at, owner, publisher, at, self.stage, host),
+        }
+    }
+
+    /// SUBSCRIBE with `Expires: 0`.
+    pub(super) fn unsubscribe(
+        &mut self,
+        now: Time,
+        due: Time,
+        slot: Slot,
+        stage: Stage,
+        host: &mut impl Host,
+    ) {
+        let dialog = &mut self.dialogs[slot];
+        if !dialog.has(has::SELF) && dialog.has(has::ACTIVE) {
+            self.subscribed -= 1;
+        }
+        dialog.flags = (dialog.flags | has::LEAVING) & !(has::ANSWER | has::ACTIVE);
+        dialog.stage = stage;
+        dialog.intended = due;
+        let owner = dialog.owner;
+        host.progress(owner, Progress::Started(Activity::Unsubscribe));
+        let mut order = Order::new(Purpose::Unsubscribe, owner, 0, stage, due);
+        order.dialog = slot;
+        self.request(now, order, host);
+    }
+
+    pub(super) fn unsubscribe_ended(
+        &mut self,
+        at: Time,
+        order: Order,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        let slot = order.dialog;
+        if self.dialogs.get(slot).is_none() {
+            return self.leave(at, at, order.user, host);
+        }
+        match outcome {
+            Outcome::Answer(message) if message.code() < 300 => {
+                self.dialogs[slot].flags |= has::ANSWER;
+                return self.complete_unsubscribe(at, slot, host);
+            }
+            // The server has no such dialog any more: what we wanted (481, or 404 and 412 of some).
+            Outcome::Answer(message) if matches!(message.code(), 481 | 404 | 412) => {
+                host.count(order.stage, Counter::AlreadyGone, at, 1);
+            }
+            _ => {
+                if let Outcome::TimedOut = outcome {
+                    host.censored(Measure::Unsubscribe, order.stage, order.intended, at);
+                }
+                self.fail(at, &order, outcome, host);
+                self.sign_off_failed(order.user, &outcome);
+            }
+        }
+        self.drop_dialog(slot);
+        self.leave(at, at, order.user, host);
+    }
+
+    fn complete_unsubscribe(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
+        let dialog = &self.dialogs[slot];
+        if !dialog.has(has::ANSWER) || !dialog.has(has::TERMINATED) {
+            return;
+        }
+        let (owner, sent) = (dialog.owner, dialog.sent);
+        host.sample(&Sample {
+            measure: Measure::Unsubscribe,
+            stage: dialog.stage,
+            intended: dialog.intended,
+            sent,
+            ended: at,
+        });
+        host.progress(owner, Progress::Completed(Activity::Unsubscribe, sent, at));
+        self.drop_dialog(slot);
+        self.leave(at, at, owner, host);
+    }
+
+    /// Forgets a dialog; late messages for it meet an old generation.
+    pub(super) fn drop_dialog(&mut self, slot: Slot) {
+        let Some(dialog) = self.dialogs.get_mut(slot) else { return };
+        let mut timer = std::mem::replace(&mut dialog.timer, TimerId::NONE);
+        let tx = std::mem::replace(&mut dialog.tx, NONE);
+        dialog.target = None;
+        let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
+        let (active, next) = (dialog.has(has::ACTIVE), dialog.next_watcher);
+        self.wheel.cancel(&mut timer);
+        self.forget(tx);
+        if own {
+            self.users[owner as usize].self_dialog = NONE;
+            self.users[owner as usize].set(is::SELF_SUBSCRIBED, false);
+        } else {
+            self.users[owner as usize].watch = NONE;
+            if active {
+                self.subscribed -= 1;
+            }
+            self.unlink_watcher(publisher, slot, next);
+        }
+        self.dialogs.release(slot);
+    }
+
+    fn unlink_watcher(&mut self, publisher: u32, slot: Slot, next: Slot) {
+        let head = &mut self.users[publisher as usize].watchers;
+        if *head == slot {
+            *head = next;
+            return;
+        }
+        let mut at = *head;
+        while let Some(current) = some(at) {
+            if self.dialogs[current].next_watcher == slot {
+                self.dialogs[current].next_watcher = next;
+                return;
+            }
+            at = self.dialogs[current].next_watcher;
+        }
+    }
+}
