@@ -1,1 +1,22 @@
-//! The load engine of adsum: shards, sockets, TLS, timers, schedule, recorder, and the gRPC link
+//! The load engine of adsum.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`shard`] | one thread: sockets, users, schedule, recorder |
+//! | [`pace`] | the schedule: when arrival k is due, and whose it is |
+//! | [`ceiling`] | how much at most |
+//! | [`recorder`], [`failures`] | histograms, counters and failures of the running second |
+//! | [`net`] | clock, timer, sockets, TLS, where traffic may go |
+//! | [`check`] | one pair, one workflow, one answer |
+//! | [`host`] | facts of this host |
+//! | [`trace`] | messages as text |
+
+pub mod ceiling;
+pub mod check;
+pub mod failures;
+pub mod host;
+pub mod net;
+pub mod pace;
+pub mod recorder;
+pub mod shard;
+pub mod trace;

@@ -8,6 +8,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`scan`] | one pass over a message: start line and an index of its headers |
+//! | [`frame`] | cutting messages out of a stream |
 //! | [`header`] | the headers that are known by number, with their compact forms |
 //! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
 //! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
@@ -15,6 +16,7 @@
 //! | [`time`] | instants and the timers of RFC 3261 table 4 |
 
 pub mod client;
+pub mod frame;
 pub mod header;
 pub mod ids;
 pub mod scan;

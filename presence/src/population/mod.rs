@@ -33,6 +33,8 @@ mod workflow;
 use adsum_sip::ids::Namespace;
 use adsum_sip::time::Time;
 
+use std::rc::Rc;
+
 use crate::accounts::Accounts;
 use crate::auth::Authenticator;
 use crate::host::{Counter, Host, Stage};
@@ -126,7 +128,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Population {
     config: Config,
-    accounts: Accounts,
+    accounts: Rc<Accounts>,
     messages: Messages,
     authenticator: Authenticator,
     users: Vec<User>,
@@ -157,7 +159,11 @@ impl Population {
     ///
     /// # Errors
     /// When a template cannot be made or a message would not fit a datagram.
-    pub fn new(config: Config, accounts: Accounts, now: Time) -> Result<Self, crate::simple::MessageError> {
+    pub fn new(
+        config: Config,
+        accounts: Rc<Accounts>,
+        now: Time,
+    ) -> Result<Self, crate::simple::MessageError> {
         let messages = Messages::new(config.transport)?;
         let pairs = accounts.pairs().len();
         let population = Population {

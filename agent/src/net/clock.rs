@@ -1,0 +1,96 @@
+//! The one monotonic clock of an agent, and what kernel stamps mean on it.
+
+use adsum_sip::Time;
+use nix::time::{ClockId, clock_gettime};
+
+/// How long a sampled offset between the two clocks is used.
+const OFFSET_LIFE: u64 = 10_000_000;
+/// A change of the wall clock beyond this, between two samples, is a step.
+const STEP: i64 = 1_000_000;
+
+fn read(clock: ClockId) -> u64 {
+    // These clocks exist on every Linux; a failure would be a kernel without time.
+    clock_gettime(clock).map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+}
+
+/// Now, on CLOCK_MONOTONIC.
+#[inline]
+#[must_use]
+pub fn now() -> Time {
+    Time(read(ClockId::CLOCK_MONOTONIC))
+}
+
+/// Now, in nanoseconds since 1970 UTC by this host's wall clock.
+#[must_use]
+pub fn unix_ns() -> i64 {
+    read(ClockId::CLOCK_REALTIME) as i64
+}
+
+/// CPU time of the calling thread in microseconds, user and system.
+#[must_use]
+pub fn thread_cpu_us() -> u64 {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID) / 1_000
+}
+
+/// Converts stamps of the wall clock, which the kernel uses for received
+/// datagrams, to the monotonic clock.
+#[derive(Debug, Default)]
+pub struct StampClock {
+    /// Wall clock minus monotonic clock.
+    offset: i64,
+    sampled: Time,
+    /// How often the wall clock jumped while it was in use.
+    steps: u64,
+}
+
+impl StampClock {
+    /// The instant of a wall clock stamp. `now` bounds it: nothing was
+    /// received later than now.
+    #[inline]
+    pub fn at(&mut self, stamp_unix_ns: u64, now: Time) -> Time {
+        if now.since(self.sampled) > OFFSET_LIFE || self.sampled == Time(0) {
+            self.sample(now);
+        }
+        Time((stamp_unix_ns as i64 - self.offset).max(0) as u64).min(now)
+    }
+
+    /// Two readings of the monotonic clock around one of the wall clock; the
+    /// narrowest of three bounds the error to some tens of nanoseconds.
+    fn sample(&mut self, now: Time) {
+        let mut best = (u64::MAX, 0i64);
+        for _ in 0..3 {
+            let before = read(ClockId::CLOCK_MONOTONIC);
+            let wall = read(ClockId::CLOCK_REALTIME);
+            let after = read(ClockId::CLOCK_MONOTONIC);
+            let middle = before + (after - before) / 2;
+            if after - before < best.0 {
+                best = (after - before, wall as i64 - middle as i64);
+            }
+        }
+        if self.sampled != Time(0) && (best.1 - self.offset).abs() > STEP {
+            self.steps += 1;
+        }
+        self.offset = best.1;
+        self.sampled = now;
+    }
+
+    /// Steps of the wall clock since the last call.
+    pub fn take_steps(&mut self) -> u64 {
+        std::mem::take(&mut self.steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_stamp_is_about_now_and_never_later() {
+        let mut clock = StampClock::default();
+        let stamp = unix_ns() as u64;
+        let now = now();
+        let at = clock.at(stamp, now);
+        assert!(at <= now && now.since(at) < 50_000_000, "{at:?} {now:?}");
+        assert_eq!(clock.at(stamp + 3_600_000_000_000, now), now);
+    }
+}

@@ -1,0 +1,436 @@
+//! The stages of a run on one shard: readiness, the schedule, the end.
+
+use adsum_presence::host::{Activity, Class, Counter, Phase, Stage};
+use adsum_presence::population::Kind;
+use adsum_sip::Time;
+use adsum_sip::time::{SECOND, TIMEOUT};
+
+use super::{Core, Event, Held, MAX_WAITING, ReadyFacts};
+use crate::failures::FailureRow;
+
+/// Users that may be rejected before a run is given up: all of the first
+/// twenty, or later two in a hundred.
+const FIRST_LOG_ONS: u64 = 20;
+/// Further time for what was begun to end, beyond its own limits.
+const GRACE: u64 = 4 * SECOND;
+
+/// What of the plan the stages need.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub kind: Kind,
+    pub deadline: u64,
+    pub settle: u64,
+    pub max_in_flight: u32,
+    pub last_step: u16,
+}
+
+/// Where a shard is in its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing was sent yet.
+    Begin,
+    /// The probe workflow runs.
+    Probing { pair: u32, since: Time },
+    /// Held users sign on; the next one is `next`.
+    SigningOn { next: u32, last: Time },
+    /// They subscribe.
+    Subscribing { next: u32, last: Time },
+    /// Each publishes once.
+    Publishing { next: u32, last: Time },
+    /// Readiness is proven, quiet until then.
+    Settling { until: Time },
+    /// Waiting for the start.
+    Ready,
+    /// The schedule runs.
+    Running,
+    /// No more arrivals; what is open ends.
+    Finishing { since: Time },
+    /// Held users sign off.
+    SigningOff { next: u32, last: Time },
+    /// Over.
+    Done,
+}
+
+impl Core {
+    /// Moves on to the next stage when this one is complete.
+    pub(super) fn stages(&mut self, now: Time) {
+        match self.state {
+            State::Begin => self.begin(now),
+            State::Probing { pair, since } => self.probing(now, pair, since),
+            State::SigningOn { next, last } => self.signing_on(now, next, last),
+            State::Subscribing { next, last } => self.subscribing(now, next, last),
+            State::Publishing { next, last } => self.publishing(now, next, last),
+            State::Settling { until } if now >= until => self.ready(),
+            State::Running => self.running(now),
+            State::Finishing { since } => self.finishing(now, since),
+            State::SigningOff { next, last } => self.signing_off(now, next, last),
+            State::Settling { .. } | State::Ready | State::Done => {}
+        }
+    }
+
+    /// Stages that go by a ceiling want a turn soon; the others follow messages.
+    pub(super) fn wake_for_stage(&self, now: Time) -> Time {
+        match self.state {
+            State::SigningOn { next, .. } if next < self.population.users() => now + 1_000_000,
+            State::Subscribing { next, .. } | State::Publishing { next, .. }
+                if next < self.population.pairs() =>
+            {
+                now + 1_000_000
+            }
+            State::SigningOff { next, .. } if next < self.population.users() => now + 1_000_000,
+            State::Settling { until } => until,
+            State::Begin => now,
+            _ => Time::NEVER,
+        }
+    }
+
+    fn begin(&mut self, now: Time) {
+        if self.io.shared && self.io.lines.iter().any(|line| line.connection.is_none()) {
+            if let Some(failure) = self.io.failures.first.take() {
+                self.not_ready(failure);
+            }
+            return; // the shared connections come first
+        }
+        if self.population.pairs() == 0 {
+            self.state = State::Settling { until: now };
+            return;
+        }
+        match self.plan.kind {
+            Kind::Workflow => {
+                self.state = State::Probing { pair: 0, since: now };
+                self.io.recorder.count(now, Stage::WARMUP, Counter::Offered, 1);
+                self.population.start_workflow(now, 0, now, now, Stage::WARMUP, &mut self.io);
+            }
+            Kind::Held => self.state = State::SigningOn { next: 0, last: now },
+        }
+    }
+
+    fn probing(&mut self, now: Time, pair: u32, _since: Time) {
+        match self.population.workflow_succeeded(pair) {
+            Some(true) if self.population.tally().workflows == 0 => {
+                self.state = State::Settling { until: now + self.plan.settle };
+            }
+            Some(false) if self.population.tally().workflows == 0 => {
+                let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
+                self.not_ready(failure);
+            }
+            _ => {}
+        }
+    }
+
+    fn signing_on(&mut self, now: Time, mut next: u32, mut last: Time) {
+        while next < self.population.users() && self.register_ceiling.take().is_ok() {
+            self.population.sign_on(now, next, now, Stage::WARMUP, &mut self.io);
+            next += 1;
+            last = now;
+        }
+        self.state = State::SigningOn { next, last };
+        if self.too_many_rejected(u64::from(next)) {
+            let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
+            return self.not_ready(failure);
+        }
+        if next < self.population.users() {
+            return;
+        }
+        let on = (0..self.population.users())
+            .all(|u| self.population.is_signed_on(u) || self.population.is_rejected(u));
+        if on {
+            self.state = State::Subscribing { next: 0, last: now };
+        } else if now.since(last) > 2 * TIMEOUT + GRACE {
+            let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
+            self.not_ready(failure);
+        }
+    }
+
+    fn too_many_rejected(&self, tried: u64) -> bool {
+        let rejected = self.population.tally().rejected;
+        let tried = tried.max(1);
+        (rejected >= FIRST_LOG_ONS.min(u64::from(self.population.users())) && rejected * 100 >= tried * 95)
+            || (tried > FIRST_LOG_ONS && rejected * 100 > tried * 2 && rejected > 2)
+    }
+
+    fn subscribing(&mut self, now: Time, mut next: u32, mut last: Time) {
+        while next < self.population.pairs() && self.subscribe_ceiling.take().is_ok() {
+            self.population.subscribe(now, next, now, Stage::WARMUP, &mut self.io);
+            next += 1;
+            last = now;
+        }
+        self.state = State::Subscribing { next, last };
+        if next < self.population.pairs() {
+            return;
+        }
+        let all =
+            (0..next).all(|pair| self.population.is_watching(pair) || self.population.is_set_aside(pair));
+        if all {
+            self.state = State::Publishing { next: 0, last: now };
+        } else if now.since(last) > 2 * TIMEOUT + GRACE
+            || (self.population.tally().requests == 0 && now.since(last) > TIMEOUT + GRACE)
+        {
+            let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
+            self.not_ready(failure);
+        }
+    }
+
+    fn publishing(&mut self, now: Time, mut next: u32, mut last: Time) {
+        while next < self.population.pairs() && self.subscribe_ceiling.take().is_ok() {
+            if !self.population.is_set_aside(next) {
+                self.io.recorder.count(now, Stage::WARMUP, Counter::Offered, 1);
+                self.population.publish(now, next * 2, now, Stage::WARMUP, &mut self.io);
+            }
+            next += 1;
+            last = now;
+        }
+        self.state = State::Publishing { next, last };
+        let tally = self.population.tally();
+        if next < self.population.pairs() || tally.publications > 0 || tally.waiting > 0 {
+            return;
+        }
+        let shown = (0..next).all(|pair| {
+            let (published, seen) = self.population.sequences(pair);
+            self.population.is_set_aside(pair) || (published > 0 && published == seen)
+        });
+        if shown {
+            self.state = State::Settling { until: now + self.plan.settle };
+        } else {
+            let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
+            self.not_ready(failure);
+        }
+    }
+
+    fn ready(&mut self) {
+        self.state = State::Ready;
+        self.events.push(Event::Ready(ReadyFacts {
+            status: self.status(),
+            rejected: self.population.tally().rejected,
+            server: self.server.clone(),
+            kernel_stamps: self.io.udp.is_some(),
+            priority: String::new(),
+        }));
+    }
+
+    fn not_ready(&mut self, failure: FailureRow) {
+        self.events.push(Event::NotReady(Box::new(failure)));
+        self.drain(self.io.now);
+    }
+
+    /// The schedule begins at `start`.
+    pub(crate) fn start_at(&mut self, start: Time) {
+        if self.state == State::Ready {
+            self.start = start;
+            self.state = State::Running;
+        }
+    }
+
+    fn running(&mut self, now: Time) {
+        if now < self.start {
+            return;
+        }
+        match self.schedule.stage_at(now.since(self.start)) {
+            Some(stage) => self.set_stage(stage),
+            None if self.next_arrival.is_none() => self.finish(now),
+            None => {}
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if self.io.stage != stage {
+            self.io.stage = stage;
+            self.population.set_stage(stage);
+        }
+    }
+
+    /// No more arrivals.
+    pub(crate) fn drain(&mut self, now: Time) {
+        if !matches!(self.state, State::Finishing { .. } | State::SigningOff { .. } | State::Done) {
+            self.next_arrival = None;
+            self.finish(now);
+        }
+    }
+
+    fn finish(&mut self, now: Time) {
+        self.set_stage(self.drain_stage());
+        self.state = State::Finishing { since: now };
+    }
+
+    fn drain_stage(&self) -> Stage {
+        Stage { step: self.plan.last_step + 1, phase: Phase::Drain }
+    }
+
+    fn finishing(&mut self, now: Time, since: Time) {
+        self.population.expire_waiting(now, false, &mut self.io);
+        let tally = self.population.tally();
+        let open = tally.workflows + tally.publications + tally.waiting + self.waiting.len() as u64;
+        // A workflow may take three timeouts and sign off in five more.
+        let limit = self.plan.deadline + 8 * TIMEOUT + GRACE;
+        if open > 0 && now.since(since) > limit {
+            self.population.interrupt(now, &mut self.io);
+            self.drop_waiting(now);
+        } else if open > 0 {
+            return;
+        }
+        match self.plan.kind {
+            Kind::Workflow => self.done(false, "complete"),
+            Kind::Held => {
+                let stage = Stage { step: self.plan.last_step, phase: Phase::Hold };
+                if self.start != Time::NEVER {
+                    self.population.count_converged(now, stage, &mut self.io);
+                }
+                self.state = State::SigningOff { next: 0, last: now };
+            }
+        }
+    }
+
+    fn signing_off(&mut self, now: Time, mut next: u32, mut last: Time) {
+        let stage = self.drain_stage();
+        // In pairs: a publisher waits for its subscriber to leave.
+        while next < self.population.users() && self.register_ceiling.take().is_ok() {
+            for user in [next + 1, next] {
+                self.population.sign_off(now, user, stage, &mut self.io);
+            }
+            next += 2;
+            last = now;
+        }
+        self.state = State::SigningOff { next, last };
+        if next < self.population.users() {
+            return;
+        }
+        if (0..next).all(|user| self.population.is_gone(user)) {
+            self.done(false, "complete");
+        } else if now.since(last) > 2 * TIMEOUT + GRACE {
+            self.population.hurry(now, &mut self.io);
+            self.done(false, "users did not sign off in time");
+        }
+    }
+
+    /// Stops at once.
+    pub(crate) fn abort(&mut self, now: Time) {
+        if self.state == State::Done {
+            return;
+        }
+        self.next_arrival = None;
+        self.population.interrupt(now, &mut self.io);
+        self.drop_waiting(now);
+        self.done(true, "aborted");
+    }
+
+    fn drop_waiting(&mut self, now: Time) {
+        for held in std::mem::take(&mut self.waiting) {
+            self.io.recorder.count(now, held.stage, Counter::NotStarted, 1);
+        }
+    }
+
+    fn done(&mut self, interrupted: bool, reason: &str) {
+        self.state = State::Done;
+        let closed = self.io.recorder.close(i64::MAX);
+        let failures = self.io.failures.take();
+        self.events.push(Event::Seconds(closed, failures));
+        self.events.push(Event::Done { interrupted, reason: reason.to_owned() });
+    }
+
+    /// Everything of the schedule that is due.
+    pub(super) fn arrivals(&mut self, now: Time) {
+        while let Some(arrival) = self.next_arrival {
+            let intended = self.start + arrival.at;
+            if self.state != State::Running || now < intended || now < self.held_until {
+                return;
+            }
+            let Some(pair) = self.ownership.pair(arrival.k) else {
+                self.next_arrival = self.schedule.next();
+                continue;
+            };
+            if let Err(wait) = self.arrival_ceiling.take() {
+                self.io.recorder.name(now, arrival.stage, "held_by_ceiling", "", 1);
+                self.held_until = now + wait;
+                return;
+            }
+            self.next_arrival = self.schedule.next();
+            self.set_stage(arrival.stage);
+            self.io.recorder.count(intended, arrival.stage, Counter::Offered, 1);
+            match self.plan.kind {
+                Kind::Held => self.population.publish(now, pair * 2, intended, arrival.stage, &mut self.io),
+                Kind::Workflow => self.arrive(now, pair, intended, arrival.stage),
+            }
+        }
+    }
+
+    /// A workflow arrives: its own pair if that is free, else the one that
+    /// rested longest, else it waits.
+    fn arrive(&mut self, now: Time, pair: u32, intended: Time, stage: Stage) {
+        if self.waiting.is_empty() && self.has_room() {
+            let free = if self.population.is_free(pair) { Some(pair) } else { self.longest_rested() };
+            if let Some(pair) = free {
+                let due = intended.max(self.rested_since[pair as usize]);
+                return self.start_pair(now, pair, intended, due, stage);
+            }
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return self.io.recorder.count(now, stage, Counter::NotStarted, 1);
+        }
+        self.io.recorder.count(now, stage, Counter::WaitedPair, 1);
+        self.waiting.push_back(Held { intended, stage });
+    }
+
+    fn has_room(&self) -> bool {
+        self.population.tally().workflows < u64::from(self.plan.max_in_flight)
+    }
+
+    fn longest_rested(&mut self) -> Option<u32> {
+        while let Some((pair, rest)) = self.rested.pop_front() {
+            if self.rests[pair as usize] == rest && self.population.is_free(pair) {
+                return Some(pair);
+            }
+        }
+        None
+    }
+
+    fn start_pair(&mut self, now: Time, pair: u32, intended: Time, due: Time, stage: Stage) {
+        // What the queue of rested pairs says about this pair is over.
+        self.rests[pair as usize] = self.rests[pair as usize].wrapping_add(1);
+        self.population.start_workflow(now, pair, intended, due, stage, &mut self.io);
+    }
+
+    /// Pairs that came to rest take what waits.
+    pub(super) fn rest(&mut self) {
+        let freed: smallvec::SmallVec<[(u32, Time); 8]> = self.population.take_freed().collect();
+        for (pair, at) in freed {
+            self.rested_since[pair as usize] = at;
+            self.rested.push_back((pair, self.rests[pair as usize]));
+            // Entries of older rests must not pile up.
+            if self.rested.len() > 4 * self.rests.len() + 64 {
+                let (rests, population) = (&self.rests, &self.population);
+                self.rested
+                    .retain(|(pair, rest)| rests[*pair as usize] == *rest && population.is_free(*pair));
+            }
+        }
+        let now = self.io.now;
+        while let Some(held) = self.waiting.front().copied() {
+            if now.since(held.intended) > self.plan.deadline {
+                self.waiting.pop_front();
+                self.io.recorder.count(now, held.stage, Counter::NotStarted, 1);
+                continue;
+            }
+            if !self.has_room() {
+                return;
+            }
+            let Some(pair) = self.longest_rested() else { return };
+            self.waiting.pop_front();
+            let due = held.intended.max(self.rested_since[pair as usize]);
+            self.start_pair(now, pair, held.intended, due, held.stage);
+        }
+    }
+}
+
+fn unknown(now: Time) -> FailureRow {
+    FailureRow {
+        stage: Stage::WARMUP,
+        activity: Activity::Register,
+        class: Class::Generator,
+        code: "generator:not_ready".to_owned(),
+        reason: "readiness was not reached and nothing failed".to_owned(),
+        diagnosis: "this is a mistake of adsum: please report it with the scenario".to_owned(),
+        count: 1,
+        first: now,
+        last: now,
+        transcript: None,
+    }
+}

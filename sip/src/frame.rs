@@ -1,0 +1,148 @@
+//! Cutting messages out of a stream (RFC 3261 §18.3).
+//!
+//! The caller owns the bytes; this module only says where the next message
+//! ends. On a stream `Content-Length` is mandatory: without it, and with a
+//! `Content-Type`, nobody can know where the next message begins.
+
+use memchr::memchr;
+use memchr::memmem;
+
+use crate::header::HeaderId;
+use crate::value;
+
+/// Longer header blocks are refused.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// Longer bodies are refused.
+pub const MAX_BODY: usize = 1024 * 1024;
+
+/// What stands at the beginning of the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// Only line breaks so far, that many bytes: keep-alives (RFC 5626 §4.4.1).
+    KeepAlive(usize),
+    /// One message in these bytes, line breaks before it not included.
+    Message {
+        /// Where it begins.
+        begin: usize,
+        /// Where it ends, and the next one begins.
+        end: usize,
+    },
+    /// The message is not complete.
+    More,
+}
+
+/// Why the stream cannot be read any further: it has to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The headers do not end within [`MAX_HEAD`].
+    #[error("a header block of more than {MAX_HEAD} bytes")]
+    HeadTooLong,
+    /// The body is longer than [`MAX_BODY`].
+    #[error("a body of {0} bytes, more than {MAX_BODY}")]
+    BodyTooLong(u32),
+    /// There is a body and no length.
+    #[error("a message with Content-Type and no Content-Length on a stream")]
+    NoLength,
+    /// The length is not one number.
+    #[error("Content-Length is not one number")]
+    BadLength,
+}
+
+/// Looks for the next message in `bytes`.
+///
+/// # Errors
+/// [`FrameError`]: the stream has no recognisable next message.
+pub fn next(bytes: &[u8]) -> Result<Frame, FrameError> {
+    let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(bytes.len());
+    if begin == bytes.len() {
+        return Ok(if begin == 0 { Frame::More } else { Frame::KeepAlive(begin) });
+    }
+    let Some(head) = head_end(&bytes[begin..]) else {
+        return if bytes.len() - begin > MAX_HEAD { Err(FrameError::HeadTooLong) } else { Ok(Frame::More) };
+    };
+    if head > MAX_HEAD {
+        return Err(FrameError::HeadTooLong);
+    }
+    let length = body_length(&bytes[begin..begin + head])?;
+    if length as usize > MAX_BODY {
+        return Err(FrameError::BodyTooLong(length));
+    }
+    let end = begin + head + length as usize;
+    Ok(if end <= bytes.len() { Frame::Message { begin, end } } else { Frame::More })
+}
+
+/// The index after the empty line; bare line feeds are tolerated.
+fn head_end(bytes: &[u8]) -> Option<usize> {
+    let strict = memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4);
+    let bare = memmem::find(bytes, b"\n\n").map(|at| at + 2);
+    match (strict, bare) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (found, other) => found.or(other),
+    }
+}
+
+fn body_length(head: &[u8]) -> Result<u32, FrameError> {
+    let mut length = None;
+    let mut typed = false;
+    for line in head.split(|b| *b == b'\n').skip(1) {
+        if matches!(line.first(), Some(b' ' | b'\t') | None) {
+            continue;
+        }
+        let Some(colon) = memchr(b':', line) else { continue };
+        match HeaderId::of(line[..colon].trim_ascii()) {
+            HeaderId::ContentLength => {
+                let value = value::number(&line[colon + 1..]).ok_or(FrameError::BadLength)?;
+                if length.is_some_and(|before| before != value) {
+                    return Err(FrameError::BadLength);
+                }
+                length = Some(value);
+            }
+            HeaderId::ContentType => typed = true,
+            _ => {}
+        }
+    }
+    match length {
+        Some(length) => Ok(length),
+        None if typed => Err(FrameError::NoLength),
+        None => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[u8] = b"\r\n\r\nSIP/2.0 200 OK\r\nl: 2\r\n\r\nhiSIP/2.0 180 Ringing\r\nVia: x\r\n\r\n";
+
+    #[test]
+    fn every_split_gives_the_same_messages() {
+        for cut in 0..=TWO.len() {
+            let mut buffer = Vec::new();
+            let mut found = Vec::new();
+            for part in [&TWO[..cut], &TWO[cut..]] {
+                buffer.extend_from_slice(part);
+                loop {
+                    match next(&buffer).unwrap() {
+                        Frame::KeepAlive(n) => drop(buffer.drain(..n)),
+                        Frame::Message { begin, end } => {
+                            found.push(buffer[begin..end].to_vec());
+                            buffer.drain(..end);
+                        }
+                        Frame::More => break,
+                    }
+                }
+            }
+            assert_eq!(found, [TWO[4..32].to_vec(), TWO[32..].to_vec()], "cut at {cut}");
+            assert!(buffer.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_framed_is_named() {
+        assert_eq!(next(b"A\r\nc: x\r\n\r\n"), Err(FrameError::NoLength));
+        assert_eq!(next(b"A\r\nl: x\r\n\r\n"), Err(FrameError::BadLength));
+        assert_eq!(next(b"A\r\nl: 1\r\nContent-Length: 2\r\n\r\n"), Err(FrameError::BadLength));
+        assert_eq!(next(b"A\r\nl: 1048577\r\n\r\n"), Err(FrameError::BodyTooLong(1_048_577)));
+        assert_eq!(next(&[b'a'; MAX_HEAD + 1]), Err(FrameError::HeadTooLong));
+    }
+}
