@@ -1,1 +1,4 @@
 //! Scenario, plans, the run, fleet, journal and merge of adsum
+
+pub mod scenario;
+pub mod users;
