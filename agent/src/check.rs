@@ -89,13 +89,14 @@ pub fn run(check: &Check, mut tell: impl FnMut(Step)) -> Answer {
     let began = std::time::Instant::now();
     let (progress, steps) = mpsc::sync_channel::<(u32, Progress)>(256);
     let plan = plan(check);
+    let (sender, mut events) = tokio::sync::mpsc::channel(shard::EVENTS);
     let watcher = move || -> Option<shard::Watcher> {
         // A listener that is too slow misses a line, never holds up the shard.
         Some(Box::new(move |user, what| {
             let _ = progress.try_send((user, what));
         }))
     };
-    let mut shard = match shard::spawn("check".to_owned(), plan, watcher) {
+    let mut shard = match shard::spawn("check".to_owned(), 0, plan, sender, watcher) {
         Ok(shard) => shard,
         Err(error) => {
             return Answer {
@@ -114,7 +115,7 @@ pub fn run(check: &Check, mut tell: impl FnMut(Step)) -> Answer {
         while let Ok((user, what)) = steps.try_recv() {
             seen.note(user, what, &mut tell);
         }
-        match shard.events.try_recv() {
+        match events.try_recv().map(|(_, event)| event) {
             Ok(Event::Ready(facts)) => {
                 answer.server = facts.server;
                 drop(shard.commands.try_send(Command::Drain));

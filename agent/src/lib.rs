@@ -2,19 +2,23 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`engine`] | a run on this host: shards, their seconds added up |
 //! | [`shard`] | one thread: sockets, users, schedule, recorder |
 //! | [`pace`] | the schedule: when arrival k is due, and whose it is |
 //! | [`ceiling`] | how much at most |
 //! | [`recorder`], [`failures`] | histograms, counters and failures of the running second |
 //! | [`net`] | clock, timer, sockets, TLS, where traffic may go |
 //! | [`check`] | one pair, one workflow, one answer |
+//! | [`locate`] | where a target is |
 //! | [`host`] | facts of this host |
 //! | [`trace`] | messages as text |
 
 pub mod ceiling;
 pub mod check;
+pub mod engine;
 pub mod failures;
 pub mod host;
+pub mod locate;
 pub mod net;
 pub mod pace;
 pub mod recorder;

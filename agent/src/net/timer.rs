@@ -77,6 +77,9 @@ impl Timer {
             match guard.try_io(|fd| Ok(nix::unistd::read(fd.get_ref().0.as_fd(), &mut expirations)?)) {
                 Ok(read) => {
                     read?;
+                    // Or the next call would find a timer that is due again at once, and a loop
+                    // that is behind its schedule would never let the reactor see anything else.
+                    guard.clear_ready();
                     self.armed = Time::NEVER;
                     return Ok(());
                 }

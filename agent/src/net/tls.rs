@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use adsum_presence::host::{Class, FlowError};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -65,7 +66,7 @@ pub fn client(options: &TlsOptions) -> Result<(Arc<ClientConfig>, ServerName<'st
         .with_safe_default_protocol_versions()
         .map_err(|e| wrong(e.to_string()))?
         .with_root_certificates(roots);
-    let config = if options.cert_pem.is_empty() {
+    let mut config = if options.cert_pem.is_empty() {
         builder.with_no_client_auth()
     } else {
         let chain = certificates(&options.cert_pem, "cert")?;
@@ -75,6 +76,9 @@ pub fn client(options: &TlsOptions) -> Result<(Arc<ClientConfig>, ServerName<'st
             .with_client_auth_cert(chain, key)
             .map_err(|e| wrong(format!("`cert` and `key` do not fit: {e}")))?
     };
+    // Users are distinct clients: one of them cannot resume the session of another,
+    // and a pool that is spared its handshakes would look better than it is.
+    config.resumption = Resumption::disabled();
     let name =
         ServerName::try_from(options.server_name.trim_matches(['[', ']']).to_owned()).map_err(|_| {
             wrong(format!("`{}` is neither a host name nor an address: set server_name", options.server_name))

@@ -31,7 +31,7 @@ use crate::pace::{Arrivals, Ownership, Schedule, Step};
 use crate::recorder::{Recorder, Second};
 
 pub use io::Watcher;
-pub use run::{Shard, spawn};
+pub use run::{EVENTS, Shard, spawn};
 
 /// Arrivals of one shard that may wait for a free pair; what comes beyond is
 /// not started, and counted so. Enough for ten thousand a second over six.

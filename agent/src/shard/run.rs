@@ -16,7 +16,7 @@ use crate::net::timer::Timer;
 
 /// Events that may wait for the engine. It takes them at once; a shard makes
 /// two a second, so this is a quarter of an hour of an engine that hangs.
-const EVENTS: usize = 2_048;
+pub const EVENTS: usize = 2_048;
 /// Commands that may wait for a shard: it is told three things in a run.
 const COMMANDS: usize = 16;
 /// Datagrams of one turn, after which timers get theirs.
@@ -29,8 +29,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(32);
 pub struct Shard {
     /// What it is told.
     pub commands: mpsc::Sender<Command>,
-    /// What it tells.
-    pub events: mpsc::Receiver<Event>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,17 +42,18 @@ impl Shard {
     }
 }
 
-/// Starts a shard. Sockets and templates are made before this returns.
+/// Starts a shard, whose events carry `index`. Sockets and templates are made before this returns.
 ///
 /// # Errors
 /// [`ShardError`] when the plan cannot be carried out here.
 pub fn spawn(
     name: String,
+    index: usize,
     plan: ShardPlan,
+    events: mpsc::Sender<(usize, Event)>,
     watcher: impl FnOnce() -> Option<io::Watcher> + Send + 'static,
 ) -> Result<Shard, ShardError> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
-    let (outbox, events) = mpsc::channel(EVENTS);
     let (made, is_made) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(name)
@@ -74,7 +73,7 @@ pub fn spawn(
                         core.io.watcher = watcher();
                         let priority = crate::host::priority(realtime);
                         drop(made.send(Ok(())));
-                        run(core, timer, inbox, outbox, priority).await;
+                        run(core, timer, inbox, (index, events), priority).await;
                     }
                     Err(error) => drop(made.send(Err(error))),
                 }
@@ -82,7 +81,7 @@ pub fn spawn(
         })
         .map_err(|e| ShardError::Io("a thread", e))?;
     match is_made.recv() {
-        Ok(Ok(())) => Ok(Shard { commands, events, thread: Some(thread) }),
+        Ok(Ok(())) => Ok(Shard { commands, thread: Some(thread) }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(ShardError::Io("a shard", std::io::Error::other("its thread ended at once"))),
     }
@@ -92,7 +91,7 @@ async fn run(
     core: Core,
     mut timer: Timer,
     mut commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<Event>,
+    (index, events): (usize, mpsc::Sender<(usize, Event)>),
     priority: String,
 ) {
     let core = Rc::new(RefCell::new(core));
@@ -107,10 +106,10 @@ async fn run(
         open_lines(&core);
         while let Some(event) = unsent.pop_front() {
             let last = matches!(event, Event::Done { .. });
-            match events.try_send(event) {
+            match events.try_send((index, event)) {
                 Ok(()) if last => return,
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(event)) => {
+                Err(mpsc::error::TrySendError::Full((_, event))) => {
                     unsent.push_front(event);
                     break;
                 }
@@ -144,7 +143,9 @@ async fn run(
                 if fired.is_err() {
                     return;
                 }
-                core.borrow_mut().turn(wake);
+                let mut core = core.borrow_mut();
+                core.turn(wake);
+                core.datagrams(BATCH);
             }
             ready = readable(&core), if has_udp => {
                 if ready.is_err() {

@@ -79,13 +79,13 @@ impl Core {
             }
             State::SigningOff { next, .. } if next < self.population.users() => now + 1_000_000,
             State::Settling { until } => until,
-            State::Begin => now,
+            State::Begin if !self.lacks_lines() => now,
             _ => Time::NEVER,
         }
     }
 
     fn begin(&mut self, now: Time) {
-        if self.io.shared && self.io.lines.iter().any(|line| line.connection.is_none()) {
+        if self.lacks_lines() {
             if let Some(failure) = self.io.failures.first.take() {
                 self.not_ready(failure);
             }
@@ -103,6 +103,11 @@ impl Core {
             }
             Kind::Held => self.state = State::SigningOn { next: 0, last: now },
         }
+    }
+
+    /// Shared connections that are not there yet; the last one to come moves on.
+    fn lacks_lines(&self) -> bool {
+        self.io.shared && self.io.lines.iter().any(|line| line.connection.is_none())
     }
 
     fn probing(&mut self, now: Time, pair: u32, _since: Time) {

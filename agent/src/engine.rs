@@ -1,0 +1,632 @@
+//! A run on this host: a plan becomes shards, their seconds become the agent's
+//! numbered intervals.
+
+use std::collections::{BTreeMap, HashMap};
+
+use adsum_presence::accounts::{Accounts, Pattern, PatternError, Row};
+use adsum_presence::host::Stage;
+use adsum_presence::population::{Config, Kind, Transport};
+use adsum_proto::v1;
+use adsum_sip::ids::{Namespace, mix};
+use tokio::sync::mpsc;
+
+use crate::failures::{FailureRow, class_name};
+use crate::locate::{LocateError, locate};
+use crate::net::allow::{Allow, Network, NetworkError};
+use crate::net::clock;
+use crate::net::tls::TlsOptions;
+use crate::pace::{Arrivals, Step};
+use crate::recorder::{Second, phase_name};
+use crate::shard::{self, Command, EVENTS, Event, ReadyFacts, Shard, ShardError, ShardPlan, Status};
+
+/// Shards of one agent; identifiers have room for as many.
+const MAX_SHARDS: u32 = 64;
+/// Local addresses that ranges of `source` may name together.
+const MAX_SOURCES: usize = 4_096;
+/// Rows of failures that one interval carries; beyond, equal codes are joined.
+const MAX_FAILURES: usize = 512;
+
+/// What the operator of an agent decides, and no plan can widen.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// Networks besides loopback; `None` where the operator and the author of
+    /// the scenario are the same person.
+    pub allow: Option<Vec<Network>>,
+    /// Arrivals per second at most, in thousandths; 0 for no limit.
+    pub max_rate_mhz: u64,
+    /// Threads; 0 for one a core.
+    pub shards: u32,
+    /// Where to write messages as text.
+    pub trace: Option<std::path::PathBuf>,
+}
+
+/// What the engine tells.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// How far it is.
+    Status(Status),
+    /// Every shard is ready.
+    Ready(v1::Ready),
+    /// One is not, and why.
+    NotReady(v1::NotReady),
+    /// A second.
+    Interval(v1::Interval),
+    /// It is over; nothing follows.
+    Done(v1::Done),
+}
+
+/// A plan that this agent cannot carry out.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The plan says something that this version does not know.
+    #[error("the plan cannot be read: {0}")]
+    Plan(String),
+    /// The target.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// Networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Patterns.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+}
+
+impl EngineError {
+    /// The prefixed code for files and exit messages.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            EngineError::Locate(_) => "transport:dns",
+            EngineError::Shard(ShardError::NotAllowed(..)) => "transport:blocked",
+            EngineError::Shard(ShardError::Tls(_)) => "transport:tls",
+            EngineError::Shard(_) => "generator:start",
+            _ => "generator:plan",
+        }
+    }
+}
+
+/// A run on this host.
+#[derive(Debug)]
+pub struct Engine {
+    shards: Vec<Shard>,
+    events: mpsc::Receiver<(usize, Event)>,
+    merge: Merge,
+    status: Vec<Status>,
+    ready: Vec<Option<ReadyFacts>>,
+    done: Vec<bool>,
+    interrupted: bool,
+    reason: String,
+    queue: std::collections::VecDeque<EngineEvent>,
+    offset_ns: i64,
+}
+
+impl Engine {
+    /// Makes sockets and users and begins with readiness. `offset_ns` is the
+    /// coordinator's wall clock minus our monotonic clock.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing was sent then.
+    pub async fn prepare(
+        plan: &v1::Plan,
+        users: &[v1::UserPair],
+        options: &AgentOptions,
+        offset_ns: i64,
+    ) -> Result<Engine, EngineError> {
+        let pool = plan.pool.as_ref().ok_or_else(|| missing("pool"))?;
+        let transport = transport_of(pool.transport())?;
+        let targets = locate(&pool.target, transport, plan.seed).await?;
+        let pairs = pairs_of(plan)?;
+        let wanted = if options.shards > 0 { options.shards } else { crate::host::facts().cores };
+        let count = wanted.clamp(1, MAX_SHARDS).min(pairs.len().max(1) as u32);
+        let (sender, events) = mpsc::channel(EVENTS);
+        let mut shards = Vec::with_capacity(count as usize);
+        let limit = crate::host::raise_file_limit();
+        tracing::debug!(shards = count, pairs = pairs.len(), open_files = limit, "preparing");
+        for index in 0..count {
+            let ours: Vec<u32> = pairs.iter().copied().skip(index as usize).step_by(count as usize).collect();
+            let mut shard_plan = shard_plan(plan, pool, transport, &targets, users, ours, options, offset_ns)?;
+            let global = plan.agent_index * MAX_SHARDS + index;
+            shard_plan.config.namespace =
+                Namespace { run: plan.run_tag, shard: global, key: mix(plan.seed ^ mix(u64::from(global) + 1)) };
+            shard_plan.trace = options.trace.as_ref().map(|path| numbered(path, index, count));
+            for rate in [
+                &mut shard_plan.register_rate_mhz,
+                &mut shard_plan.subscribe_rate_mhz,
+                &mut shard_plan.max_rate_mhz,
+            ] {
+                *rate = share(*rate, index, count);
+            }
+            shard_plan.max_in_flight = share(u64::from(shard_plan.max_in_flight), index, count) as u32;
+            let name = format!("shard-{index}");
+            shards.push(shard::spawn(name, index as usize, shard_plan, sender.clone(), || None)?);
+        }
+        Ok(Engine {
+            merge: Merge::new(shards.len()),
+            status: vec![Status::default(); shards.len()],
+            ready: vec![None; shards.len()],
+            done: vec![false; shards.len()],
+            shards,
+            events,
+            interrupted: false,
+            reason: String::new(),
+            queue: std::collections::VecDeque::new(),
+            offset_ns,
+        })
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The schedule begins at this instant of the coordinator's clock.
+    pub fn start(&self, start_unix_ns: i64) {
+        let at = adsum_sip::Time((start_unix_ns - self.offset_ns).max(0) as u64);
+        self.tell(&Command::Start(at));
+    }
+
+    /// Ends the run: `abort` at once, else after what is open has ended.
+    pub fn stop(&self, abort: bool) {
+        self.tell(&if abort { Command::Abort } else { Command::Drain });
+    }
+
+    fn tell(&self, command: &Command) {
+        for shard in &self.shards {
+            // A shard that is over has closed its end; one that takes nothing is told again by whoever waits.
+            if shard.commands.try_send(command.clone()).is_err() {
+                tracing::debug!(?command, "a shard took no command");
+            }
+        }
+    }
+
+    /// What happens next. `None` after `Done`.
+    pub async fn next(&mut self) -> Option<EngineEvent> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            if self.done.iter().all(|done| *done) {
+                return None;
+            }
+            match self.events.recv().await {
+                Some((shard, event)) => self.take(shard, event),
+                None => {
+                    // A shard's thread ended without saying so: a defect, and a lost part of the run.
+                    self.interrupted = true;
+                    self.reason = "a shard ended unexpectedly".to_owned();
+                    self.done.iter_mut().for_each(|done| *done = true);
+                    self.finish();
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, shard: usize, event: Event) {
+        match event {
+            Event::Status(status) => {
+                self.status[shard] = status;
+                if shard == 0 {
+                    self.queue.push_back(EngineEvent::Status(self.total()));
+                }
+            }
+            Event::Ready(facts) => {
+                self.status[shard] = facts.status;
+                self.ready[shard] = Some(facts);
+                if self.ready.iter().all(Option::is_some) {
+                    let ready = self.ready_message();
+                    self.queue.push_back(EngineEvent::Ready(ready));
+                }
+            }
+            Event::NotReady(failure) => self.queue.push_back(EngineEvent::NotReady(v1::NotReady {
+                activity: failure.activity.name().to_owned(),
+                class: class_name(failure.class).to_owned(),
+                error: match failure.code.strip_prefix("sip:") {
+                    Some(code) => format!("{code}, {}", failure.reason),
+                    None => failure.reason.clone(),
+                },
+                code: failure.code,
+                diagnosis: failure.diagnosis,
+            })),
+            Event::Seconds(seconds, failures) => {
+                self.merge.add(shard, seconds, failures, self.offset_ns);
+                self.emit();
+            }
+            Event::Done { interrupted, reason } => {
+                self.done[shard] = true;
+                self.interrupted |= interrupted;
+                if self.reason.is_empty() || interrupted {
+                    self.reason = reason;
+                }
+                self.merge.end(shard);
+                self.emit();
+                if self.done.iter().all(|done| *done) {
+                    self.finish();
+                }
+            }
+        }
+    }
+
+    fn emit(&mut self) {
+        let intervals = self.merge.ready();
+        self.queue.extend(intervals.into_iter().map(EngineEvent::Interval));
+    }
+
+    fn finish(&mut self) {
+        for shard in 0..self.shards.len() {
+            self.merge.end(shard);
+        }
+        self.emit();
+        self.queue.push_back(EngineEvent::Done(v1::Done {
+            intervals: self.merge.number,
+            interrupted: self.interrupted,
+            reason: self.reason.clone(),
+        }));
+        for shard in &mut self.shards {
+            shard.join();
+        }
+    }
+
+    fn total(&self) -> Status {
+        self.status.iter().fold(Status::default(), |sum, s| Status {
+            users: sum.users + s.users,
+            registered: sum.registered + s.registered,
+            subscribed: sum.subscribed + s.subscribed,
+            in_flight: sum.in_flight + s.in_flight,
+        })
+    }
+
+    fn ready_message(&self) -> v1::Ready {
+        let facts: Vec<&ReadyFacts> = self.ready.iter().flatten().collect();
+        let total = self.total();
+        v1::Ready {
+            users: total.users,
+            pairs: total.users / 2,
+            registered: total.registered,
+            subscribed: total.subscribed,
+            users_rejected: facts.iter().map(|f| f.rejected).sum(),
+            server: facts.iter().map(|f| f.server.clone()).find(|s| !s.is_empty()).unwrap_or_default(),
+            receive_stamps: if facts.iter().all(|f| f.kernel_stamps) { "kernel" } else { "user" }.to_owned(),
+            priority: facts.first().map_or_else(String::new, |f| f.priority.clone()),
+            marker_survives: true,
+        }
+    }
+}
+
+fn missing(what: &str) -> EngineError {
+    EngineError::Plan(format!("`{what}` is missing"))
+}
+
+fn transport_of(transport: v1::Transport) -> Result<Transport, EngineError> {
+    match transport {
+        v1::Transport::Udp => Ok(Transport::Udp),
+        v1::Transport::Tcp => Ok(Transport::Tcp),
+        v1::Transport::Tls => Ok(Transport::Tls),
+        v1::Transport::Unspecified => Err(missing("pool.transport")),
+    }
+}
+
+/// This agent's pairs by their numbers in the run.
+fn pairs_of(plan: &v1::Plan) -> Result<Vec<u32>, EngineError> {
+    let users = plan.users.as_ref().ok_or_else(|| missing("users"))?;
+    let mut pairs = Vec::new();
+    for range in &users.pairs {
+        for at in 0..range.count {
+            let pair = range.first + at * range.stride;
+            match u32::try_from(pair) {
+                Ok(pair) if u64::from(pair) < users.pairs_total && pair < 1 << 29 => pairs.push(pair),
+                _ => return Err(EngineError::Plan(format!("pair {pair} is not among {}", users.pairs_total))),
+            }
+        }
+    }
+    pairs.sort_unstable();
+    Ok(pairs)
+}
+
+/// The part of `total` that falls to `index` of `count`; the parts sum up to it.
+/// A rate that is set never becomes 0, which would be no limit.
+fn share(total: u64, index: u32, count: u32) -> u64 {
+    if total == 0 {
+        return 0;
+    }
+    let (index, count) = (u64::from(index), u64::from(count));
+    (total / count + u64::from(index < total % count)).max(1)
+}
+
+#[allow(clippy::too_many_arguments, reason = "a plan and what this host adds to it")]
+fn shard_plan(
+    plan: &v1::Plan,
+    pool: &v1::Pool,
+    transport: Transport,
+    targets: &[std::net::SocketAddr],
+    users: &[v1::UserPair],
+    pairs: Vec<u32>,
+    options: &AgentOptions,
+    offset_ns: i64,
+) -> Result<ShardPlan, EngineError> {
+    if pool.dialect() != v1::Dialect::Simple {
+        return Err(EngineError::Plan(format!("this agent does not speak the dialect {:?}", pool.dialect())));
+    }
+    let workload = plan.workload.as_ref().ok_or_else(|| missing("workload"))?;
+    let warmup = plan.warmup.unwrap_or_default();
+    let kind = match workload.kind() {
+        v1::Kind::Workflow => Kind::Workflow,
+        v1::Kind::Held => Kind::Held,
+        v1::Kind::Unspecified => return Err(missing("workload.kind")),
+    };
+    let arrivals = match workload.arrivals() {
+        v1::Arrivals::Poisson => Arrivals::Poisson,
+        _ => Arrivals::Constant,
+    };
+    let allow: Result<Vec<Network>, _> = pool.allow.iter().map(|text| text.parse()).collect();
+    let safety = plan.safety.unwrap_or_default();
+    let max_rate = [safety.max_rate_mhz, options.max_rate_mhz].into_iter().filter(|rate| *rate > 0).min();
+    Ok(ShardPlan {
+        config: Config {
+            namespace: Namespace { run: plan.run_tag, shard: 0, key: 0 },
+            transport,
+            kind,
+            reuse_nonce: plan.auth.is_none_or(|auth| auth.reuse_nonce),
+            self_subscribe: workload.self_subscribe,
+            expires: workload.expires_s,
+            publish_expires: workload.expires_s,
+            deadline: workload.deadline_ns,
+            sign_off_limit: 64_000_000_000,
+        },
+        accounts: accounts(plan, users, pairs)?,
+        pairs_total: plan.users.as_ref().map_or(0, |users| users.pairs_total),
+        seed: plan.seed,
+        steps: plan
+            .steps
+            .iter()
+            .map(|step| Step { rate_mhz: step.rate_mhz, ramp_ns: step.ramp_ns, hold_ns: step.hold_ns })
+            .collect(),
+        arrivals,
+        targets: targets.to_vec(),
+        tls: (transport == Transport::Tls).then(|| tls_options(pool)),
+        shared_connections: pool.shared_connections,
+        allow: Allow::new(allow?, options.allow.clone()),
+        advertise: Some(pool.advertise.clone()).filter(|text| !text.is_empty()),
+        sources: sources(&pool.source)?,
+        register_rate_mhz: warmup.register_rate_mhz,
+        subscribe_rate_mhz: warmup.subscribe_rate_mhz,
+        max_rate_mhz: max_rate.unwrap_or(0),
+        max_in_flight: workload.max_in_flight,
+        settle_ns: warmup.settle_ns,
+        quantum_ns: plan.quantum_ns,
+        offset_ns,
+        trace: None,
+        realtime: false,
+    })
+}
+
+fn tls_options(pool: &v1::Pool) -> TlsOptions {
+    let tls = pool.tls.clone().unwrap_or_default();
+    let host = crate::locate::split(&pool.target).map_or("", |(host, _)| host);
+    TlsOptions {
+        ca_pem: tls.ca_pem,
+        cert_pem: tls.cert_pem,
+        key_pem: tls.key_pem,
+        server_name: if tls.server_name.is_empty() { host.to_owned() } else { tls.server_name },
+    }
+}
+
+fn accounts(plan: &v1::Plan, users: &[v1::UserPair], pairs: Vec<u32>) -> Result<Accounts, EngineError> {
+    if let Some(pattern) = plan.users.as_ref().and_then(|users| users.pattern.as_ref()) {
+        return Ok(Accounts::Pattern {
+            uri: Pattern::parse(&pattern.sip_uri)?,
+            auth_user: match pattern.auth_user.as_str() {
+                "" => None,
+                text => Some(Pattern::parse(text)?),
+            },
+            password: Pattern::parse(&pattern.password)?,
+            pairs,
+        });
+    }
+    let by_pair: HashMap<u64, &v1::UserPair> = users.iter().map(|pair| (pair.pair, pair)).collect();
+    let mut rows = Vec::with_capacity(pairs.len() * 2);
+    for pair in &pairs {
+        let both = by_pair.get(&u64::from(*pair)).ok_or_else(|| missing(&format!("user pair {pair}")))?;
+        for row in [&both.publisher, &both.subscriber] {
+            let row = row.as_ref().ok_or_else(|| missing(&format!("a user of pair {pair}")))?;
+            rows.push(Row {
+                uri: row.sip_uri.clone().into_bytes(),
+                auth_user: row.auth_user.clone().into_bytes(),
+                password: row.password.clone().into_bytes(),
+                ha1: row.ha1.clone().into_bytes(),
+                row: row.row,
+            });
+        }
+    }
+    Ok(Accounts::Rows { rows, pairs })
+}
+
+/// Addresses, ranges `a-b` of IPv4 addresses, and networks.
+fn sources(texts: &[String]) -> Result<Vec<std::net::IpAddr>, EngineError> {
+    let wrong = |text: &str| EngineError::Plan(format!("`{text}` is no local address or range of them"));
+    let mut found = Vec::new();
+    for text in texts {
+        let range = if let Some((from, to)) = text.split_once('-') {
+            let from: std::net::Ipv4Addr = from.trim().parse().map_err(|_| wrong(text))?;
+            let to: std::net::Ipv4Addr = to.trim().parse().map_err(|_| wrong(text))?;
+            u32::from(from)..=u32::from(to)
+        } else if let Some((network, bits)) = text.split_once('/') {
+            let network: std::net::Ipv4Addr = network.trim().parse().map_err(|_| wrong(text))?;
+            let bits: u32 = bits.trim().parse().ok().filter(|b| (8..=32).contains(b)).ok_or_else(|| wrong(text))?;
+            let size = 1u64 << (32 - bits);
+            let first = u32::from(network) & !((size - 1) as u32);
+            first..=first + (size - 1) as u32
+        } else {
+            found.push(text.trim().parse().map_err(|_| wrong(text))?);
+            continue;
+        };
+        if range.clone().count() + found.len() > MAX_SOURCES {
+            return Err(EngineError::Plan(format!("`{text}` names more than {MAX_SOURCES} addresses")));
+        }
+        found.extend(range.map(|ip| std::net::IpAddr::from(std::net::Ipv4Addr::from(ip))));
+    }
+    Ok(found)
+}
+
+fn numbered(path: &std::path::Path, index: u32, count: u32) -> std::path::PathBuf {
+    if count == 1 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{index}"));
+    name.into()
+}
+
+/// Seconds of all shards, added up.
+#[derive(Debug)]
+struct Merge {
+    /// Up to which second each shard has reported.
+    through: Vec<i64>,
+    /// Up to which second intervals were made.
+    emitted: i64,
+    pending: BTreeMap<i64, Sum>,
+    number: u64,
+}
+
+type SeriesKey = (Stage, &'static str, &'static str);
+type CountKey = (Stage, &'static str, String);
+
+#[derive(Debug, Default)]
+struct Sum {
+    series: BTreeMap<SeriesKey, BTreeMap<u32, u64>>,
+    counts: BTreeMap<CountKey, u64>,
+    failures: Vec<v1::Failure>,
+}
+
+impl Merge {
+    fn new(shards: usize) -> Self {
+        Merge { through: vec![i64::MIN; shards], emitted: i64::MIN, pending: BTreeMap::new(), number: 0 }
+    }
+
+    fn add(&mut self, shard: usize, seconds: Vec<Second>, failures: Vec<FailureRow>, offset_ns: i64) {
+        let Some(last) = seconds.last().map(|second| second.second) else {
+            if let Some((_, sum)) = self.pending.iter_mut().next_back() {
+                sum.failures.extend(failures.into_iter().map(|f| failure(f, offset_ns)));
+            } else if !failures.is_empty() {
+                let sum = self.pending.entry(self.emitted).or_default();
+                sum.failures.extend(failures.into_iter().map(|f| failure(f, offset_ns)));
+            }
+            return;
+        };
+        for second in seconds {
+            let sum = self.pending.entry(second.second).or_default();
+            for row in second.series {
+                let cells = sum.series.entry((row.stage, row.name.0, row.name.1)).or_default();
+                let mut index = 0;
+                for (delta, count) in row.deltas.iter().zip(&row.counts) {
+                    index += delta;
+                    *cells.entry(index).or_default() += count;
+                }
+            }
+            for row in second.counts {
+                *sum.counts.entry((row.stage, row.counter, row.label)).or_default() += row.value;
+            }
+        }
+        let sum = self.pending.entry(last).or_default();
+        sum.failures.extend(failures.into_iter().map(|f| failure(f, offset_ns)));
+        self.through[shard] = self.through[shard].max(last);
+    }
+
+    fn end(&mut self, shard: usize) {
+        self.through[shard] = i64::MAX;
+    }
+
+    /// Intervals for all seconds that every shard has closed. What belongs to
+    /// a second that was sent already gets an interval of its own.
+    fn ready(&mut self) -> Vec<v1::Interval> {
+        let through = self.through.iter().copied().min().unwrap_or(i64::MAX);
+        let mut out = Vec::new();
+        while let Some(entry) = self.pending.first_entry().filter(|entry| *entry.key() <= through) {
+            let (second, sum) = entry.remove_entry();
+            out.push(self.interval(second, sum));
+        }
+        out
+    }
+
+    fn interval(&mut self, second: i64, sum: Sum) -> v1::Interval {
+        let first_time = second > self.emitted;
+        self.emitted = self.emitted.max(second);
+        let mut counters: Vec<v1::Count> = sum
+            .counts
+            .into_iter()
+            .map(|((stage, counter, label), value)| v1::Count {
+                step: u32::from(stage.step),
+                phase: phase_name(stage.phase).to_owned(),
+                counter: counter.to_owned(),
+                label,
+                value,
+            })
+            .collect();
+        if first_time {
+            // Coverage is derived from these: one for each second that was delivered.
+            let stage = sum.series.keys().map(|key| key.0).next_back();
+            let stage = counters
+                .iter()
+                .find(|count| count.counter == "cpu_us")
+                .map(|count| (count.step, count.phase.clone()))
+                .or_else(|| stage.map(|s| (u32::from(s.step), phase_name(s.phase).to_owned())));
+            if let Some((step, phase)) = stage {
+                counters.push(v1::Count { step, phase, counter: "interval".into(), label: String::new(), value: 1 });
+            }
+        }
+        let number = self.number;
+        self.number += 1;
+        v1::Interval {
+            number,
+            second_unix: second,
+            series: sum.series.into_iter().map(|(key, cells)| series(key, cells)).collect(),
+            counters,
+            failures: sum.failures.into_iter().take(MAX_FAILURES).collect(),
+        }
+    }
+}
+
+fn series((stage, metric, base): SeriesKey, cells: BTreeMap<u32, u64>) -> v1::Series {
+    let mut before = 0;
+    let mut index_delta = Vec::with_capacity(cells.len());
+    let mut count = Vec::with_capacity(cells.len());
+    for (index, n) in cells {
+        index_delta.push(index - before);
+        before = index;
+        count.push(n);
+    }
+    v1::Series {
+        step: u32::from(stage.step),
+        phase: phase_name(stage.phase).to_owned(),
+        metric: metric.to_owned(),
+        base: base.to_owned(),
+        index_delta,
+        count,
+    }
+}
+
+fn failure(row: FailureRow, offset_ns: i64) -> v1::Failure {
+    v1::Failure {
+        step: u32::from(row.stage.step),
+        phase: phase_name(row.stage.phase).to_owned(),
+        activity: row.activity.name().to_owned(),
+        class: class_name(row.class).to_owned(),
+        code: row.code,
+        reason: row.reason,
+        diagnosis: row.diagnosis,
+        count: row.count,
+        first_unix_ns: row.first.0 as i64 + offset_ns,
+        last_unix_ns: row.last.0 as i64 + offset_ns,
+        transcript: row.transcript.unwrap_or_default(),
+    }
+}
+
+/// The offset for a host whose own wall clock is the coordinator's.
+#[must_use]
+pub fn local_offset_ns() -> i64 {
+    clock::unix_ns() - clock::now().0 as i64
+}
