@@ -1,4 +1,5 @@
 //! Scenario, plans, the run, fleet, journal and merge of adsum
 
+pub mod plan;
 pub mod scenario;
 pub mod users;

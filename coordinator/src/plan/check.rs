@@ -1,0 +1,388 @@
+//! What a scenario would do, worked out before any traffic: the text of
+//! `scenario check` and `run --dry-run`.
+//!
+//! Everything here is arithmetic over the scenario. Where an assumption goes
+//! in, the text says which.
+
+mod text;
+
+pub use text::text;
+
+use super::timeline::{arrivals, length_ns};
+use crate::scenario::quantity::{SECOND_NS, WHOLE_PPB};
+use crate::scenario::{Connections, Kind, Scenario, Scheme, Transport};
+use crate::users::Population;
+
+/// A server need not notify of one publisher more often than this (RFC 3856 §6.10).
+pub const NOTIFY_INTERVAL_S: u64 = 5;
+/// How long a workflow is taken to last, log-off included, where nobody has measured it.
+pub const ASSUMED_WORKFLOW_S: u64 = 2;
+/// A percentile is shown if that many samples lie above it.
+pub const SAMPLES_ABOVE: u64 = 10;
+/// Ports that Linux gives out for one local address and one destination (32768 to 60999).
+pub const PORTS_PER_ADDRESS: u64 = 28_232;
+
+/// Sockets of a shard for UDP: a few connected ones, and one that is not beside each.
+const UDP_SOCKETS_PER_SHARD: u64 = 8;
+/// Sockets of a shard when users share streams.
+const SHARED_STREAMS_PER_SHARD: u64 = 4;
+/// Bytes of a user with its dialogs and templates' values.
+const USER_BYTES: u64 = 512;
+/// Bytes of a connection, the kernel's part included.
+const TCP_BYTES: u64 = 5_700;
+const TLS_BYTES: u64 = 9_800;
+/// Bytes of an agent before it has users: program, histograms of a shard, buffers.
+const AGENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A plan in figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Each step.
+    pub steps: Vec<StepCheck>,
+    /// Messages of one arrival, requests and responses, in the long run.
+    pub messages_per_arrival: u64,
+    /// The same while no nonce is known yet.
+    pub messages_first: u64,
+    /// How many pairs there are.
+    pub pairs: u64,
+    /// Pairs that the highest rate needs under the stated assumption.
+    pub pairs_needed: u64,
+    /// Highest rate of all steps.
+    pub peak_mhz: u64,
+    /// Nanoseconds between two publications of one publisher at the highest rate.
+    pub publication_gap_ns: u64,
+    /// Sockets of all agents together.
+    pub sockets: u64,
+    /// Local ports that there are for them on one agent, if streams need any.
+    pub ports: Option<u64>,
+    /// Bytes of all agents together, about.
+    pub memory: u64,
+    /// The whole run, about: log-on, settling, steps, drain.
+    pub total_ns: u64,
+    /// The part of it before the first arrival.
+    pub warmup_ns: u64,
+    /// The part of it behind the last one.
+    pub drain_ns: u64,
+    /// What each gated percentile rests on.
+    pub percentiles: Vec<PercentileCheck>,
+    /// What is likely to spoil the run.
+    pub warnings: Vec<String>,
+}
+
+/// A step in figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepCheck {
+    /// Its name.
+    pub name: String,
+    /// Its rate.
+    pub rate_mhz: u64,
+    /// Length of its ramp.
+    pub ramp_ns: u64,
+    /// Length of its hold.
+    pub hold_ns: u64,
+    /// Arrivals of its ramp.
+    pub ramp_arrivals: u64,
+    /// Arrivals of its hold.
+    pub hold_arrivals: u64,
+    /// Messages per second to and from the pool in its hold.
+    pub messages_per_s: u64,
+}
+
+/// A percentile that a threshold asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PercentileCheck {
+    /// The threshold's expression.
+    pub expr: String,
+    /// The step.
+    pub step: String,
+    /// Samples of its hold, if everything succeeds.
+    pub samples: u64,
+    /// Samples that it takes to be judged.
+    pub needed: u64,
+}
+
+impl PercentileCheck {
+    /// True if there will be enough samples.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.samples >= self.needed
+    }
+}
+
+/// Works a plan out for so many agents, each with so many shards.
+#[must_use]
+pub fn check(scenario: &Scenario, population: &Population, agents: u64, shards: u64) -> Check {
+    let (messages_per_arrival, messages_first) = messages(scenario);
+    let steps: Vec<StepCheck> = scenario
+        .steps
+        .iter()
+        .zip(arrivals(scenario))
+        .map(|(step, (ramp_arrivals, hold_arrivals))| StepCheck {
+            name: step.name.clone(),
+            rate_mhz: step.rate_mhz,
+            ramp_ns: step.ramp_ns,
+            hold_ns: step.hold_ns,
+            ramp_arrivals,
+            hold_arrivals,
+            messages_per_s: per_second(step.rate_mhz, messages_per_arrival)
+                + refreshes_per_s(scenario, population),
+        })
+        .collect();
+    let peak_mhz = scenario.steps.iter().map(|step| step.rate_mhz).max().unwrap_or(0);
+    let users = population.users();
+    let sockets = sockets(scenario, users, agents, shards);
+    let (warmup_ns, drain_ns) = outer(scenario, population);
+    let mut check = Check {
+        messages_per_arrival,
+        messages_first,
+        pairs: population.pairs,
+        pairs_needed: match scenario.workload.kind {
+            Kind::Workflow => per_second(peak_mhz, ASSUMED_WORKFLOW_S),
+            Kind::Held => per_second(peak_mhz, NOTIFY_INTERVAL_S),
+        },
+        peak_mhz,
+        publication_gap_ns: gap(population.pairs, peak_mhz),
+        sockets,
+        ports: ports(scenario, users),
+        memory: memory(scenario, users, agents),
+        total_ns: warmup_ns.saturating_add(length_ns(scenario)).saturating_add(drain_ns),
+        warmup_ns,
+        drain_ns,
+        percentiles: percentiles(scenario, &steps),
+        steps,
+        warnings: Vec::new(),
+    };
+    check.warnings = warnings(scenario, &check, users, agents);
+    check
+}
+
+/// Messages of one arrival: once nonces are known, and before.
+///
+/// A workflow has 8 requests of its own (REGISTER, SUBSCRIBE, PUBLISH and
+/// their ends) and 3 NOTIFYs; subscriptions to oneself add 4 requests and 5
+/// NOTIFYs. A challenge (RFC 3261 §22) sends a request twice.
+fn messages(scenario: &Scenario) -> (u64, u64) {
+    let own = scenario.workload.self_subscribe;
+    let (requests, notifies, users) = match (scenario.workload.kind, own) {
+        (Kind::Workflow, false) => (8, 3, 2),
+        (Kind::Workflow, true) => (12, 8, 2),
+        (Kind::Held, false) => (1, 1, 1),
+        (Kind::Held, true) => (1, 2, 1),
+    };
+    let plain = 2 * (requests + notifies);
+    match (scenario.auth.scheme, scenario.auth.reuse_nonce) {
+        (Scheme::Trusted, _) => (plain, plain),
+        (_, false) => (plain + 2 * requests, plain + 2 * requests),
+        // Users of a held run have had their challenge at log-on.
+        (_, true) if scenario.workload.kind == Kind::Held => (plain, plain),
+        (_, true) => (plain, plain + 2 * users),
+    }
+}
+
+/// Held users renew registration, subscriptions and publication once in a lifetime, at least.
+fn refreshes_per_s(scenario: &Scenario, population: &Population) -> u64 {
+    if scenario.workload.kind == Kind::Workflow {
+        return 0;
+    }
+    let own = u64::from(scenario.workload.self_subscribe);
+    // Of a pair: two registrations, one subscription, its NOTIFY; the same for each subscription to oneself.
+    let messages = 2 * (2 + 2 + 2 * own * 2);
+    population.pairs.saturating_mul(messages) / u64::from(scenario.workload.expires_s.max(1))
+}
+
+fn per_second(mhz: u64, each: u64) -> u64 {
+    u64::try_from((u128::from(mhz) * u128::from(each)).div_ceil(1_000)).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds between two arrivals of the same pair.
+fn gap(pairs: u64, mhz: u64) -> u64 {
+    let ns = u128::from(pairs) * u128::from(SECOND_NS) * 1_000 / u128::from(mhz.max(1));
+    u64::try_from(ns).unwrap_or(u64::MAX)
+}
+
+fn is_per_user(scenario: &Scenario) -> bool {
+    scenario.pool.transport != Transport::Udp && scenario.pool.connections == Connections::PerUser
+}
+
+fn sockets(scenario: &Scenario, users: u64, agents: u64, shards: u64) -> u64 {
+    let of_shards = agents.saturating_mul(shards);
+    match scenario.pool.transport {
+        Transport::Udp => of_shards.saturating_mul(UDP_SOCKETS_PER_SHARD),
+        _ if is_per_user(scenario) => users,
+        _ => of_shards.saturating_mul(SHARED_STREAMS_PER_SHARD),
+    }
+}
+
+/// Streams to one destination take a local port each.
+fn ports(scenario: &Scenario, users: u64) -> Option<u64> {
+    use crate::scenario::network::SourceRange;
+    if !is_per_user(scenario) || users == 0 {
+        return None;
+    }
+    let ranges = scenario.pool.source.iter().filter_map(|text| SourceRange::parse(text).ok());
+    let addresses: u128 = ranges.map(|range| range.len()).sum();
+    let addresses = u64::try_from(addresses).unwrap_or(u64::MAX).max(1);
+    Some(addresses.saturating_mul(PORTS_PER_ADDRESS))
+}
+
+fn memory(scenario: &Scenario, users: u64, agents: u64) -> u64 {
+    let connection = match scenario.pool.transport {
+        _ if !is_per_user(scenario) => 0,
+        Transport::Tls => TLS_BYTES,
+        _ => TCP_BYTES,
+    };
+    agents.saturating_mul(AGENT_BYTES).saturating_add(users.saturating_mul(USER_BYTES + connection))
+}
+
+/// Time before the first arrival and behind the last one, if the pool keeps up.
+fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
+    let time = |things: u64, mhz: u64| gap(things, mhz);
+    let warmup = &scenario.warmup;
+    match scenario.workload.kind {
+        Kind::Workflow => {
+            // One unmeasured workflow for each shard proves readiness.
+            let proof = ASSUMED_WORKFLOW_S * SECOND_NS;
+            (proof.saturating_add(warmup.settle_ns), scenario.workload.deadline_ns.min(proof))
+        }
+        Kind::Held => {
+            let own = u64::from(scenario.workload.self_subscribe);
+            let subscriptions = population.pairs.saturating_add(own * population.users());
+            let log_on = time(population.users(), warmup.register_rate_mhz)
+                .saturating_add(time(subscriptions, warmup.subscribe_rate_mhz));
+            let log_off = time(population.users(), warmup.register_rate_mhz);
+            (log_on.saturating_add(warmup.settle_ns), log_off)
+        }
+    }
+}
+
+/// Each percentile that a threshold asks for, at each step where it is judged.
+fn percentiles(scenario: &Scenario, steps: &[StepCheck]) -> Vec<PercentileCheck> {
+    let mut all = Vec::new();
+    for threshold in &scenario.thresholds {
+        let Some((metric, ppb)) = percentile_of(&threshold.expr) else { continue };
+        let judged =
+            steps.iter().filter(|step| threshold.step.as_ref().is_none_or(|name| *name == step.name));
+        for step in judged {
+            let Some(each) = samples_per_arrival(scenario, metric) else { continue };
+            all.push(PercentileCheck {
+                expr: threshold.expr.clone(),
+                step: step.name.clone(),
+                samples: step.hold_arrivals.saturating_mul(each),
+                needed: needed(ppb),
+            });
+        }
+    }
+    all
+}
+
+/// `publish_to_notify.p99 < 250ms` is the 0.99 of `publish_to_notify`.
+fn percentile_of(expr: &str) -> Option<(&str, u64)> {
+    let (metric, rest) = expr.trim().split_once(".p")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+    let digits = rest.get(..end)?;
+    // p999 is an old way to write p99.9.
+    let text = match digits.split_once('.') {
+        Some(_) => digits.to_owned(),
+        None if digits.len() > 2 => format!("{}.{}", &digits[..2], &digits[2..]),
+        None => digits.to_owned(),
+    };
+    let ppb = crate::scenario::quantity::fraction(&text, WHOLE_PPB / 100).ok()?;
+    (ppb > 0 && ppb < WHOLE_PPB).then_some((metric, ppb))
+}
+
+/// Samples so that [`SAMPLES_ABOVE`] of them lie above the percentile.
+fn needed(ppb: u64) -> u64 {
+    (SAMPLES_ABOVE * WHOLE_PPB).div_ceil(WHOLE_PPB - ppb)
+}
+
+/// Samples of a metric that one arrival makes; `None` for metrics that depend on other things.
+fn samples_per_arrival(scenario: &Scenario, metric: &str) -> Option<u64> {
+    let own = scenario.workload.self_subscribe;
+    match (scenario.workload.kind, metric) {
+        (_, "publish" | "publish_to_notify" | "send_lag") => Some(1),
+        (Kind::Workflow, "workflow") => Some(1),
+        (Kind::Workflow, "register" | "unregister") => Some(2),
+        (Kind::Workflow, "self_subscribe") => Some(if own { 2 } else { 0 }),
+        // Subscriptions to oneself have dialogs of their own.
+        (Kind::Workflow, "subscribe" | "subscribe_to_notify" | "unsubscribe") => Some(1),
+        (Kind::Workflow, "connect") => Some(if is_per_user(scenario) { 2 } else { 0 }),
+        // In held runs log-on lies in the warm-up: nothing of it in a hold.
+        (Kind::Held, "register" | "subscribe" | "subscribe_to_notify" | "self_subscribe" | "workflow") => {
+            Some(0)
+        }
+        _ => None,
+    }
+}
+
+fn warnings(scenario: &Scenario, check: &Check, users: u64, agents: u64) -> Vec<String> {
+    use crate::scenario::quantity::{duration_text, rate_text};
+    let mut warnings = Vec::new();
+    let gap = text::seconds(check.publication_gap_ns);
+    match scenario.workload.kind {
+        Kind::Workflow if check.pairs < check.pairs_needed => warnings.push(format!(
+            "{} pairs carry {} only while a workflow lasts at most {gap}; beyond it arrivals wait (too_few_users). \
+             With workflows of {ASSUMED_WORKFLOW_S} s it takes {} pairs: count = {}",
+            check.pairs,
+            rate_text(check.peak_mhz),
+            check.pairs_needed,
+            check.pairs_needed * 2,
+        )),
+        Kind::Held if check.pairs < check.pairs_needed => warnings.push(format!(
+            "each publisher publishes every {gap}, and a server may notify every {NOTIFY_INTERVAL_S} s only \
+             (RFC 3856 section 6.10): expect superseded states. Use count >= {} or a rate of at most {}",
+            check.pairs_needed * 2,
+            rate_text(check.pairs.saturating_mul(1_000) / NOTIFY_INTERVAL_S),
+        )),
+        _ => {}
+    }
+    if let Some(ports) = check.ports {
+        let most = users.div_ceil(agents.max(1));
+        if most > ports {
+            warnings.push(format!(
+                "an agent would open {most} connections, and its local addresses have about {ports} ports for one \
+                 destination: give more addresses in pool.source, share connections, or use more agents"
+            ));
+        }
+    }
+    if let Some(limit) = scenario.safety.max_rate_mhz
+        && limit < check.peak_mhz
+    {
+        warnings.push(format!(
+            "safety.max_rate {} lies below the highest rate {}: arrivals will be late or not started",
+            rate_text(limit),
+            rate_text(check.peak_mhz)
+        ));
+    }
+    for percentile in check.percentiles.iter().filter(|percentile| !percentile.is_shown()) {
+        warnings.push(format!(
+            "`{}` rests on {} samples at step {} and takes {}: it will not be judged, and the run be untrustworthy",
+            percentile.expr, percentile.samples, percentile.step, percentile.needed
+        ));
+    }
+    if scenario.workload.kind == Kind::Held
+        && u64::from(scenario.workload.expires_s) * SECOND_NS < check.total_ns
+        && check.messages_per_arrival > 0
+    {
+        warnings.push(format!(
+            "the run outlasts expires = {}: refreshes are part of its load",
+            duration_text(u64::from(scenario.workload.expires_s) * SECOND_NS)
+        ));
+    }
+    if scenario
+        .workload
+        .max_in_flight
+        .is_some_and(|most| u64::from(most) < check.pairs_needed.min(check.pairs))
+        && scenario.workload.kind == Kind::Workflow
+    {
+        warnings.push(
+            "workload.max_in_flight is less than the highest rate is likely to need: arrivals will wait"
+                .into(),
+        );
+    }
+    let tls = &scenario.pool.tls;
+    let any_tls = tls.ca.is_some() || tls.cert.is_some() || tls.server_name.is_some();
+    if scenario.pool.transport != Transport::Tls && any_tls {
+        warnings.push(format!("pool.tls has no effect with transport = \"{}\"", scenario.pool.transport));
+    }
+    warnings
+}
