@@ -1,0 +1,148 @@
+//! What a run came to, in one word and one number.
+
+use crate::manifest::{Manifest, PhaseInfo};
+use crate::names::{Base, Phase};
+use crate::raw::Raw;
+use crate::threshold::{self, Judged, Numbers, Threshold, ThresholdRule};
+use crate::trust::{self, Reason};
+
+/// Exit codes of a run, strongest first.
+const PRECEDENCE: [u8; 12] = [2, 3, 4, 130, 143, 1, 14, 13, 12, 11, 10, 0];
+
+/// One threshold at one hold.
+#[derive(Debug, Clone)]
+pub struct Judgement {
+    /// As written.
+    pub rule: ThresholdRule,
+    /// As read.
+    pub threshold: Threshold,
+    /// Which hold.
+    pub step: u32,
+    /// Its name.
+    pub step_name: String,
+    /// Which site; `all` for the sum.
+    pub site: String,
+    /// Which base.
+    pub base: Base,
+    /// What it came to.
+    pub judged: Judged,
+    /// On how many samples.
+    pub samples: u64,
+    /// Seconds of the hold, from the origin, whose own data break it.
+    pub broken: Vec<i64>,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict {
+    /// `passed`, `failed`, `untrustworthy`.
+    pub word: &'static str,
+    /// The strongest code.
+    pub exit_code: u8,
+    /// All that applied.
+    pub codes: Vec<u8>,
+    /// Why it is not to be believed.
+    pub reasons: Vec<Reason>,
+    /// Each threshold at each hold.
+    pub judgements: Vec<Judgement>,
+}
+
+/// Judges a run.
+#[must_use]
+pub fn judge(raw: &Raw, manifest: &Manifest) -> Verdict {
+    let judgements = judgements(raw, manifest);
+    let mut reasons = trust::judge(raw, manifest);
+    for j in judgements.iter().filter(|j| j.judged == Judged::NotJudged) {
+        reasons.push(Reason {
+            reason: "not_judged".to_owned(),
+            measured: format!("{} samples for `{}`", j.samples, j.rule.expr),
+            limit: "ten above the rank".to_owned(),
+            place: format!("step {} ({})", j.step, j.step_name),
+            advice: "make the hold longer or the rate higher, or ask for a lower percentile".to_owned(),
+        });
+    }
+    let events = &manifest.events;
+    for agent in manifest.agents.iter().filter(|a| !a.lost.is_empty()) {
+        reasons.push(Reason {
+            reason: "agent_lost".to_owned(),
+            measured: agent.lost.clone(),
+            limit: "none".to_owned(),
+            place: format!("agent {} at {}", agent.name, agent.site),
+            advice: "what it had sent is in the results; its share of the load is missing from then on"
+                .to_owned(),
+        });
+    }
+    let failed = judgements.iter().any(|j| matches!(j.judged, Judged::Broken(_)));
+    let mut codes = Vec::new();
+    let mut add = |applies: bool, code: u8| {
+        if applies {
+            codes.push(code);
+        }
+    };
+    add(events.signal > 0, events.signal);
+    add(!events.internal.is_empty(), 1);
+    add(!events.stopped_by.is_empty(), 14);
+    add(events.agent_lost, 13);
+    add(!reasons.is_empty(), 12);
+    add(!events.aborted_by.is_empty(), 11);
+    add(failed, 10);
+    codes.sort_by_key(|code| PRECEDENCE.iter().position(|p| p == code));
+    let word = if !reasons.is_empty() {
+        "untrustworthy"
+    } else if failed || !events.aborted_by.is_empty() || !events.stopped_by.is_empty() {
+        "failed"
+    } else {
+        "passed"
+    };
+    Verdict { word, exit_code: codes.first().copied().unwrap_or(0), codes, reasons, judgements }
+}
+
+fn judgements(raw: &Raw, manifest: &Manifest) -> Vec<Judgement> {
+    let mut out = Vec::new();
+    for rule in &manifest.thresholds {
+        let Ok(read) = threshold::parse(&rule.expr) else { continue };
+        let base = if rule.base == "sent" { Base::Sent } else { Base::Scheduled };
+        let site = (!rule.site.is_empty() && rule.site != "all").then_some(rule.site.as_str());
+        for (step, hold) in manifest.holds() {
+            if !rule.step.is_empty() && rule.step != step.name {
+                continue;
+            }
+            // `converged` is counted once, at the end of the last hold.
+            if read.stat == threshold::Stat::Converged
+                && rule.step.is_empty()
+                && Some(step.step) != last_hold(manifest)
+            {
+                continue;
+            }
+            let numbers = Numbers::of_phase(raw, step.step, Phase::Hold, site);
+            out.push(Judgement {
+                rule: rule.clone(),
+                threshold: read,
+                step: step.step,
+                step_name: step.name.clone(),
+                site: site.unwrap_or("all").to_owned(),
+                base,
+                judged: numbers.judge(&read, base, false),
+                samples: numbers.samples(&read, base),
+                broken: broken_seconds(&numbers, &read, base, manifest.origin_unix_s, hold),
+            });
+        }
+    }
+    out
+}
+
+fn last_hold(manifest: &Manifest) -> Option<u32> {
+    manifest.holds().map(|(step, _)| step.step).last()
+}
+
+fn broken_seconds(
+    numbers: &Numbers<'_>,
+    threshold: &Threshold,
+    base: Base,
+    origin: i64,
+    hold: PhaseInfo,
+) -> Vec<i64> {
+    (hold.from_s as i64..hold.to_s.ceil() as i64)
+        .filter(|t| matches!(numbers.of_second(origin + t).judge(threshold, base, true), Judged::Broken(_)))
+        .collect()
+}
