@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use super::thresholds::StopOn;
+
 /// One scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Scenario {
@@ -320,10 +322,10 @@ pub struct Threshold {
     pub base: Base,
     /// Broken while the run goes on, it ends the run.
     pub abort_on_fail: bool,
-    /// How long into a step that is not asked yet.
-    pub after_ns: u64,
-    /// How long it must be broken.
-    pub for_ns: u64,
+    /// Seconds of a step in which that is not asked yet.
+    pub after_s: u64,
+    /// Seconds for which it must be broken.
+    pub for_s: u64,
 }
 
 /// How strict the verdict is about the engine itself.
@@ -351,8 +353,6 @@ pub struct Trust {
     pub sent_ppb: Option<u64>,
     /// Largest share of arrivals that may wait for a free pair.
     pub waited_pair_ppb: Option<u64>,
-    /// Largest share of cross-site latencies below zero.
-    pub negative_ppb: Option<u64>,
 }
 
 /// `[safety]`.
@@ -361,7 +361,7 @@ pub struct Safety {
     /// Ceiling of arrivals of the whole fleet.
     pub max_rate_mhz: Option<u64>,
     /// What stops a run to protect the pool; `None` with `overload`.
-    pub stop_on: Option<String>,
+    pub stop_on: Option<StopOn>,
     /// The pool may be driven into the ground.
     pub overload: bool,
 }

@@ -12,15 +12,13 @@ use super::quantity::{self, SECOND_NS, WHOLE_PPB};
 use super::reader::{At, Cx, Section};
 use super::source::Wrong;
 use super::steps::{MAX_RATE_MHZ, Steps};
-use super::thresholds::{self, ExprError};
+use super::thresholds::{self, ExprError, StopOn};
 
 /// More thresholds than this are a generated file gone wrong.
 pub(super) const MAX_THRESHOLDS: usize = 1_000;
 /// More percentiles than this make tables that nobody reads.
 const MAX_PERCENTILES: usize = 32;
 const DAY_NS: u64 = 86_400 * SECOND_NS;
-/// What protects a pool unless the scenario says otherwise.
-const STOP_ON: &str = "5xx.ratio > 50% for 3s";
 /// The steps before the first and behind the last one of the scenario, which a threshold may name.
 const OUTER_STEPS: [&str; 2] = ["warmup", "drain"];
 
@@ -85,9 +83,14 @@ fn threshold(
     let after = section.duration(cx, "after", 0..=DAY_NS);
     let during = section.duration(cx, "for", 0..=DAY_NS);
     for (key, given) in [("after", &after), ("for", &during)] {
-        if let Some(given) = given
-            && !abort_on_fail
-        {
+        let Some(given) = given else { continue };
+        // Live judgement looks at whole seconds.
+        if given.value % SECOND_NS != 0 {
+            let wrong = Wrong::new(format!("`{}` counts whole seconds", section.name(key)));
+            let found = cx.found(&given.at);
+            cx.wrong(&given.at, wrong.found(found).accepted("a duration such as \"30s\""));
+        }
+        if !abort_on_fail {
             let wrong = Wrong::new(format!("`{}` has no effect", section.name(key)));
             cx.wrong(
                 &given.at,
@@ -103,8 +106,8 @@ fn threshold(
         site: site.map(|site| site.value),
         base,
         abort_on_fail,
-        after_ns: after.map_or(0, |after| after.value),
-        for_ns: during.map_or(0, |during| during.value),
+        after_s: after.map_or(0, |after| after.value / SECOND_NS),
+        for_s: during.map_or(0, |during| during.value / SECOND_NS),
     };
     match names {
         None => vec![threshold],
@@ -173,7 +176,6 @@ pub(super) fn trust(cx: &mut Cx<'_>, root: &mut Section<'_, '_>) -> Trust {
         loop_gap_ns: None,
         sent_ppb: None,
         waited_pair_ppb: None,
-        negative_ppb: None,
     };
     let Some(mut section) = root.section(cx, "trust") else { return trust };
     if let Some(profile) = section.choice(cx, "profile", Profile::WORDS) {
@@ -183,30 +185,28 @@ pub(super) fn trust(cx: &mut Cx<'_>, root: &mut Section<'_, '_>) -> Trust {
     trust.send_lag_p99_ns = limit(section.duration(cx, "send_lag_p99", 1_000..=DAY_NS));
     trust.send_lag_seconds_ppb = limit(section.ratio(cx, "send_lag_seconds"));
     trust.loop_gap_ns = limit(section.duration(cx, "loop_gap", 1_000_000..=DAY_NS));
-    trust.sent_ppb = limit(section.ratio(cx, "sent"));
-    trust.waited_pair_ppb = limit(section.ratio(cx, "waited_pair"));
-    trust.negative_ppb = limit(section.ratio(cx, "negative"));
+    trust.sent_ppb = limit(section.ratio(cx, "sent_ratio"));
+    trust.waited_pair_ppb = limit(section.ratio(cx, "waited_pair_ratio"));
+    section.later(cx, "negative_ratio");
     section.finish(cx);
     trust
 }
 
 pub(super) fn safety(cx: &mut Cx<'_>, root: &mut Section<'_, '_>) -> Safety {
-    let mut safety = Safety { max_rate_mhz: None, stop_on: Some(STOP_ON.to_owned()), overload: false };
+    let mut safety = Safety { max_rate_mhz: None, stop_on: Some(StopOn::DEFAULT), overload: false };
     let Some(mut section) = root.section(cx, "safety") else { return safety };
     safety.max_rate_mhz = section.rate(cx, "max_rate", 1..=MAX_RATE_MHZ).map(|rate| rate.value);
     let stop_on = section.text(cx, "stop_on");
-    if let Some(stop_on) = &stop_on
-        && let Err(error) = thresholds::check_stop_on(&stop_on.value)
-    {
-        wrong_expression(cx, stop_on, "safety.stop_on", error);
-    }
     safety.overload = section.boolean(cx, "overload").is_some_and(|yes| yes.value);
-    if let (Some(stop_on), true) = (&stop_on, safety.overload) {
-        let wrong = Wrong::new("`safety.stop_on` has no effect, `overload = true` switches it off");
-        cx.wrong(&stop_on.at, wrong.accepted("one of them"));
-    }
-    if let Some(stop_on) = stop_on {
-        safety.stop_on = Some(stop_on.value);
+    if let Some(stop_on) = &stop_on {
+        match StopOn::parse(&stop_on.value) {
+            Ok(stop_on) => safety.stop_on = Some(stop_on),
+            Err(error) => wrong_expression(cx, stop_on, "safety.stop_on", error),
+        }
+        if safety.overload {
+            let wrong = Wrong::new("`safety.stop_on` has no effect, `overload = true` switches it off");
+            cx.wrong(&stop_on.at, wrong.accepted("one of them"));
+        }
     }
     if safety.overload {
         safety.stop_on = None;

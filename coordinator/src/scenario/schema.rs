@@ -283,9 +283,8 @@ struct Trust {
     send_lag_p99: Option<Duration>,
     send_lag_seconds: Option<Ratio>,
     loop_gap: Option<Duration>,
-    sent: Option<Ratio>,
-    waited_pair: Option<Ratio>,
-    negative: Option<Ratio>,
+    sent_ratio: Option<Ratio>,
+    waited_pair_ratio: Option<Ratio>,
 }
 
 #[derive(JsonSchema)]

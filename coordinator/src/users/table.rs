@@ -70,16 +70,17 @@ fn rows(content: &[u8], scheme: Scheme, mistakes: &mut Mistakes) -> Vec<Row> {
     };
     let Some(columns) = columns(&header, scheme, mistakes) else { return Vec::new() };
     let mut rows = Vec::new();
+    let mut lines = Lines { content, at: 0, line: 1 };
     for record in reader.records() {
         let record = match record {
             Ok(record) => record,
             Err(error) => {
-                let line = error.position().map_or(0, csv::Position::line);
+                let line = lines.of(error.position());
                 mistakes.add(line, None, "the row cannot be read: it is not UTF-8");
                 continue;
             }
         };
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = lines.of(record.position());
         if rows.len() == ROWS_MAX {
             mistakes.add(line, None, format!("too many rows; at most {ROWS_MAX} are read"));
             break;
@@ -90,6 +91,30 @@ fn rows(content: &[u8], scheme: Scheme, mistakes: &mut Mistakes) -> Vec<Row> {
         mistakes.add(1, None, "there are no users below the header");
     }
     rows
+}
+
+/// Counts lines up to a record. The csv crate takes empty lines for part of
+/// the next record, so its own line numbers are too small behind them.
+struct Lines<'a> {
+    content: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The line of a record; records come in order.
+    fn of(&mut self, position: Option<&csv::Position>) -> u64 {
+        let byte =
+            position.map_or(self.at, |position| usize::try_from(position.byte()).unwrap_or(usize::MAX));
+        while let Some(b) = self.content.get(self.at) {
+            if self.at >= byte && !matches!(b, b'\r' | b'\n') {
+                break;
+            }
+            self.line += u64::from(*b == b'\n');
+            self.at += 1;
+        }
+        self.line
+    }
 }
 
 /// `;` if the header has it and no `,`.
