@@ -109,7 +109,7 @@ pub fn fraction(text: &str, scale: u64) -> Result<u64, QuantityError> {
 /// The shortest text of a duration that [`duration`] reads as the same.
 #[must_use]
 pub fn duration_text(ns: u64) -> String {
-    let fits = |unit: u64| ns % unit == 0;
+    let fits = |unit: u64| ns.is_multiple_of(unit);
     match ns {
         0 => "0s".to_owned(),
         _ if fits(3_600 * SECOND_NS) => format!("{}h", ns / (3_600 * SECOND_NS)),

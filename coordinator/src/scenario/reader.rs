@@ -46,6 +46,9 @@ pub(super) struct At<T> {
     pub at: Range<usize>,
 }
 
+/// A name of the user's with its table, or with the place of what is none.
+pub(super) type Named<'d, 'i> = (At<String>, Result<Section<'d, 'i>, Range<usize>>);
+
 /// One table of the document.
 pub(super) struct Section<'d, 'i> {
     table: &'d DeTable<'i>,
@@ -334,7 +337,7 @@ impl<'d, 'i> Section<'d, 'i> {
     }
 
     /// Tables below this one whose names are the user's, with the places of the names.
-    pub fn named_sections(&self) -> Vec<(At<String>, Result<Section<'d, 'i>, Range<usize>>)> {
+    pub fn named_sections(&self) -> Vec<Named<'d, 'i>> {
         let sections = self.table.iter().map(|(key, value)| {
             let name = At { value: key.get_ref().to_string(), at: key.span() };
             let section = match value.get_ref() {
