@@ -128,10 +128,14 @@ impl Engine {
         tracing::debug!(shards = count, pairs = pairs.len(), open_files = limit, "preparing");
         for index in 0..count {
             let ours: Vec<u32> = pairs.iter().copied().skip(index as usize).step_by(count as usize).collect();
-            let mut shard_plan = shard_plan(plan, pool, transport, &targets, users, ours, options, offset_ns)?;
+            let mut shard_plan =
+                shard_plan(plan, pool, transport, &targets, users, ours, options, offset_ns)?;
             let global = plan.agent_index * MAX_SHARDS + index;
-            shard_plan.config.namespace =
-                Namespace { run: plan.run_tag, shard: global, key: mix(plan.seed ^ mix(u64::from(global) + 1)) };
+            shard_plan.config.namespace = Namespace {
+                run: plan.run_tag,
+                shard: global,
+                key: mix(plan.seed ^ mix(u64::from(global) + 1)),
+            };
             shard_plan.trace = options.trace.as_ref().map(|path| numbered(path, index, count));
             for rate in [
                 &mut shard_plan.register_rate_mhz,
@@ -319,7 +323,9 @@ fn pairs_of(plan: &v1::Plan) -> Result<Vec<u32>, EngineError> {
             let pair = range.first + at * range.stride;
             match u32::try_from(pair) {
                 Ok(pair) if u64::from(pair) < users.pairs_total && pair < 1 << 29 => pairs.push(pair),
-                _ => return Err(EngineError::Plan(format!("pair {pair} is not among {}", users.pairs_total))),
+                _ => {
+                    return Err(EngineError::Plan(format!("pair {pair} is not among {}", users.pairs_total)));
+                }
             }
         }
     }
@@ -456,7 +462,8 @@ fn sources(texts: &[String]) -> Result<Vec<std::net::IpAddr>, EngineError> {
             u32::from(from)..=u32::from(to)
         } else if let Some((network, bits)) = text.split_once('/') {
             let network: std::net::Ipv4Addr = network.trim().parse().map_err(|_| wrong(text))?;
-            let bits: u32 = bits.trim().parse().ok().filter(|b| (8..=32).contains(b)).ok_or_else(|| wrong(text))?;
+            let bits: u32 =
+                bits.trim().parse().ok().filter(|b| (8..=32).contains(b)).ok_or_else(|| wrong(text))?;
             let size = 1u64 << (32 - bits);
             let first = u32::from(network) & !((size - 1) as u32);
             first..=first + (size - 1) as u32
@@ -575,7 +582,13 @@ impl Merge {
                 .map(|count| (count.step, count.phase.clone()))
                 .or_else(|| stage.map(|s| (u32::from(s.step), phase_name(s.phase).to_owned())));
             if let Some((step, phase)) = stage {
-                counters.push(v1::Count { step, phase, counter: "interval".into(), label: String::new(), value: 1 });
+                counters.push(v1::Count {
+                    step,
+                    phase,
+                    counter: "interval".into(),
+                    label: String::new(),
+                    value: 1,
+                });
             }
         }
         let number = self.number;

@@ -9,6 +9,7 @@
 //! | [`recorder`], [`failures`] | histograms, counters and failures of the running second |
 //! | [`net`] | clock, timer, sockets, TLS, where traffic may go |
 //! | [`check`] | one pair, one workflow, one answer |
+//! | [`link`] | the wire to the coordinator |
 //! | [`locate`] | where a target is |
 //! | [`host`] | facts of this host |
 //! | [`trace`] | messages as text |
@@ -18,6 +19,7 @@ pub mod check;
 pub mod engine;
 pub mod failures;
 pub mod host;
+pub mod link;
 pub mod locate;
 pub mod net;
 pub mod pace;

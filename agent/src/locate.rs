@@ -36,7 +36,8 @@ pub fn split(target: &str) -> Result<(&str, Option<u16>), LocateError> {
     }
     let (host, port) = value::host_port(target.as_bytes()).ok_or_else(wrong)?;
     let host = std::str::from_utf8(host).map_err(|_| wrong())?.trim_matches(['[', ']']);
-    let plausible = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'%'));
+    let plausible =
+        host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'%'));
     if host.is_empty() || !plausible {
         return Err(wrong());
     }
@@ -94,7 +95,9 @@ struct Service {
 }
 
 async fn services(name: &str) -> Vec<Service> {
-    let Ok(resolver) = TokioResolver::builder_tokio().and_then(|builder| builder.build()) else { return Vec::new() };
+    let Ok(resolver) = TokioResolver::builder_tokio().and_then(|builder| builder.build()) else {
+        return Vec::new();
+    };
     let Ok(found) = resolver.srv_lookup(name).await else { return Vec::new() };
     found
         .answers()
@@ -154,10 +157,14 @@ mod tests {
 
     #[test]
     fn priorities_are_kept_and_weights_respected() {
-        let record = |priority, weight, name: &str| Service { priority, weight, port: 1, name: name.to_owned() };
+        let record =
+            |priority, weight, name: &str| Service { priority, weight, port: 1, name: name.to_owned() };
         let mut first = [0; 2];
         for seed in 0..4000 {
-            let ordered = order(vec![record(2, 9, "last"), record(1, 30, "a"), record(1, 10, "b"), record(0, 0, ".")], seed);
+            let ordered = order(
+                vec![record(2, 9, "last"), record(1, 30, "a"), record(1, 10, "b"), record(0, 0, ".")],
+                seed,
+            );
             assert_eq!((ordered.len(), ordered[2].0.as_str()), (3, "last"));
             first[usize::from(ordered[0].0 == "b")] += 1;
         }

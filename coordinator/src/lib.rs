@@ -1,7 +1,20 @@
-//! Scenario, plans, the run, fleet, journal and merge of adsum
+//! Scenario, plans, the run, the fleet, journal and merge.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`scenario`] | the file: every key read and checked |
+//! | [`users`] | who the users are |
+//! | [`plan`] | what each agent does |
+//! | [`fleet`] | agents that attached |
+//! | [`run`] | a run as a state machine, and the shell around it |
+//! | [`journal`] | what agents sent, on disk before it is acknowledged |
+//! | [`convert`] | from the wire to the words of the files |
 
-#[cfg(any(feature = "aws-lc-rs", feature = "ring"))]
 pub mod certs;
+pub mod convert;
+pub mod fleet;
+pub mod journal;
 pub mod plan;
+pub mod run;
 pub mod scenario;
 pub mod users;

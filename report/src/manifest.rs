@@ -152,6 +152,8 @@ pub struct RunEvents {
     pub stopped_by: String,
     /// The expression of a threshold that ended it.
     pub aborted_by: String,
+    /// Why it could not start; empty if it did.
+    pub not_ready: String,
     /// An agent was lost and the run stopped for it.
     pub agent_lost: bool,
     /// Cut short in some other way.

@@ -79,6 +79,7 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Verdict {
             codes.push(code);
         }
     };
+    add(!events.not_ready.is_empty(), 4);
     add(events.signal > 0, events.signal);
     add(!events.internal.is_empty(), 1);
     add(!events.stopped_by.is_empty(), 14);

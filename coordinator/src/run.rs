@@ -1,0 +1,329 @@
+//! One run: agents are given their plans, readied, started at one instant,
+//! listened to, and written down.
+//!
+//! [`Run`] decides and does no input or output itself: it is told what
+//! happened and when, and answers what to tell whom. [`execute`] is the shell
+//! around it.
+
+mod live;
+mod shell;
+
+use std::collections::BTreeMap;
+
+use adsum_proto::v1::{self, from_agent, to_agent};
+use adsum_report::manifest::AgentInfo;
+use adsum_report::{Manifest, Raw};
+
+use crate::plan::{self, AgentPlace, AgentPlan};
+use crate::scenario::{OnAgentLoss, Scenario};
+
+pub use live::Progress;
+pub use shell::{Outcome, RunError, Setup, StopLevel, execute};
+
+const SECOND_NS: i64 = 1_000_000_000;
+/// Between the last `Ready` and the start: agents have to hear of it.
+const START_MARGIN_NS: i64 = 1_200_000_000;
+/// Readiness of held users takes as long as their log-on rates say, and then two timeouts.
+const READY_LIMIT_NS: i64 = 3_600 * SECOND_NS;
+/// After the last hold: the deadline, what transactions may take, signing off.
+const DRAIN_LIMIT_NS: i64 = 600 * SECOND_NS;
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Order {
+    /// Tell an agent something.
+    Tell(String, Box<to_agent::Message>),
+    /// Keep an interval, then acknowledge it: agent, site, incarnation.
+    Keep(String, String, u64, Box<v1::Interval>),
+    /// A remark for people.
+    Remark(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Agents make themselves ready.
+    Readying { since: i64 },
+    /// The schedule runs, or what is left of it.
+    Running { start: i64, end: i64 },
+    /// Everybody was told to end.
+    Ending { since: i64 },
+    /// Nothing is to come.
+    Over,
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    hello: v1::Hello,
+    ready: Option<v1::Ready>,
+    done: bool,
+    lost: String,
+    bound_ns: u64,
+    in_flight: u64,
+    registered: u64,
+}
+
+/// A run as a state machine. Times are UTC nanoseconds.
+#[derive(Debug)]
+pub struct Run {
+    scenario: Scenario,
+    stage: Stage,
+    origin: i64,
+    start: Option<i64>,
+    members: BTreeMap<String, Member>,
+    /// Everything that was recorded so far.
+    pub raw: Raw,
+    /// What the run is, filled as it goes.
+    pub manifest: Manifest,
+    /// Why it could not start.
+    pub not_ready: Option<v1::NotReady>,
+    judge: live::Judge,
+}
+
+impl Run {
+    /// Begins a run: the plans are the first orders. `manifest` says what is
+    /// known before.
+    #[must_use]
+    pub fn begin(
+        scenario: Scenario,
+        mut manifest: Manifest,
+        agents: Vec<(v1::Hello, AgentPlan)>,
+        now: i64,
+    ) -> (Run, Vec<Order>) {
+        let mut members = BTreeMap::new();
+        let mut orders = Vec::new();
+        for (hello, plan) in agents {
+            let name = hello.name.clone();
+            manifest.agents.push(AgentInfo {
+                name: name.clone(),
+                site: hello.site.clone(),
+                incarnation: hello.incarnation,
+                host: hello.host.clone(),
+                kernel: hello.kernel.clone(),
+                cpu_model: hello.cpu_model.clone(),
+                cores: hello.cores,
+                shards: hello.shards,
+                version: hello.software_version.clone(),
+                ..AgentInfo::default()
+            });
+            let tell = |message| Order::Tell(name.clone(), Box::new(message));
+            orders.push(tell(to_agent::Message::Plan(plan.plan)));
+            orders.extend(plan.chunks.into_iter().map(|chunk| tell(to_agent::Message::Users(chunk))));
+            members.insert(name, Member { hello, ..Member::default() });
+        }
+        let origin = manifest.origin_unix_s * SECOND_NS;
+        let judge = live::Judge::new(&scenario);
+        let run = Run {
+            scenario,
+            stage: Stage::Readying { since: now },
+            origin,
+            start: None,
+            members,
+            raw: Raw::default(),
+            manifest,
+            not_ready: None,
+            judge,
+        };
+        (run, orders)
+    }
+
+    /// True when nothing is to come.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
+    /// An agent said something.
+    pub fn said(&mut self, agent: &str, message: from_agent::Message, now: i64) -> Vec<Order> {
+        let Some(member) = self.members.get_mut(agent) else { return Vec::new() };
+        let mut orders = Vec::new();
+        match message {
+            from_agent::Message::Ready(ready) => {
+                member.registered = ready.registered;
+                member.ready = Some(ready);
+                orders.extend(self.start_if_ready(now));
+            }
+            from_agent::Message::NotReady(not_ready) => {
+                orders.push(Order::Remark(format!("{agent} is not ready: {}", not_ready.error)));
+                if self.not_ready.is_none() {
+                    self.manifest.events.not_ready = format!("{} ({})", not_ready.error, not_ready.code);
+                    self.not_ready = Some(not_ready);
+                }
+                orders.extend(self.stop(false, "an agent is not ready", now));
+            }
+            from_agent::Message::PlanStatus(status) => {
+                member.registered = status.registered;
+                member.in_flight = status.phase.parse().unwrap_or(0);
+            }
+            from_agent::Message::Armed(armed) => member.bound_ns = armed.clock_bound_ns,
+            from_agent::Message::Interval(interval) => {
+                let (site, incarnation) = (member.hello.site.clone(), member.hello.incarnation);
+                orders.push(Order::Keep(
+                    agent.to_owned(),
+                    site.clone(),
+                    incarnation,
+                    Box::new(interval.clone()),
+                ));
+                let read = crate::convert::interval(agent, &site, incarnation, interval);
+                let absorbed = read.map_err(|e| e.to_string()).and_then(|interval| {
+                    self.raw
+                        .absorb(&interval)
+                        .map_err(|e| format!("interval {} of {agent}: {e}", interval.number))
+                });
+                if let Err(error) = absorbed {
+                    // Data was lost: nobody may believe the rest without knowing it.
+                    self.manifest.events.internal.clone_from(&error);
+                    orders.push(Order::Remark(error));
+                }
+            }
+            from_agent::Message::Done(done) => {
+                member.done = true;
+                if done.interrupted && self.manifest.events.signal == 0 {
+                    self.manifest.events.interrupted = true;
+                }
+                self.finish_if_done();
+            }
+            from_agent::Message::Refused(refused) => orders.extend(self.lost(agent, &refused.reason, now)),
+            from_agent::Message::Hello(_) | from_agent::Message::ClockProbe(_) => {}
+        }
+        orders
+    }
+
+    /// An agent went away.
+    pub fn lost(&mut self, agent: &str, reason: &str, now: i64) -> Vec<Order> {
+        let Some(member) = self.members.get_mut(agent).filter(|m| !m.done && m.lost.is_empty()) else {
+            return Vec::new();
+        };
+        let at = (now - self.origin) as f64 / 1e9;
+        member.lost = format!("lost {at:.0} s after the beginning: {reason}");
+        member.done = true;
+        let mut orders =
+            vec![Order::Remark(format!("agent {agent} at {} was lost: {reason}", member.hello.site))];
+        let alone = self.members.values().all(|m| m.done);
+        if self.scenario.fleet.on_agent_loss == OnAgentLoss::Stop || alone {
+            self.manifest.events.agent_lost = true;
+            orders.extend(self.stop(false, "an agent was lost", now));
+        }
+        self.finish_if_done();
+        orders
+    }
+
+    /// Ends the run: drain, or at once.
+    pub fn stop(&mut self, abort: bool, reason: &str, now: i64) -> Vec<Order> {
+        if self.stage == Stage::Over {
+            return Vec::new();
+        }
+        self.stage = Stage::Ending { since: now };
+        self.tell_all(|| to_agent::Message::Stop(v1::Stop { abort, reason: reason.to_owned() }))
+    }
+
+    /// A second passed.
+    pub fn tick(&mut self, now: i64) -> Vec<Order> {
+        match self.stage {
+            Stage::Readying { since } if now - since > READY_LIMIT_NS => {
+                self.manifest.events.not_ready = "agents were not ready within an hour".to_owned();
+                self.stop(true, "not ready in time", now)
+            }
+            Stage::Running { start, end } => {
+                let second = now / SECOND_NS - 2; // agents have reported it by now
+                let judged = self.judge.second(&self.raw, &self.manifest, second);
+                if let Some(verdict) = judged {
+                    let mut orders = vec![Order::Remark(verdict.remark())];
+                    match verdict {
+                        live::Stopped::ByThreshold(expr) => self.manifest.events.aborted_by = expr,
+                        live::Stopped::ToProtect(expr) => self.manifest.events.stopped_by = expr,
+                    }
+                    orders.extend(self.stop(false, "the run protects itself or the pool", now));
+                    return orders;
+                }
+                if now > end.max(start) + DRAIN_LIMIT_NS {
+                    return self.stop(true, "draining took too long", now);
+                }
+                Vec::new()
+            }
+            Stage::Ending { since } if now - since > DRAIN_LIMIT_NS => {
+                self.stage = Stage::Over;
+                self.manifest.events.internal = "agents did not end in time".to_owned();
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn start_if_ready(&mut self, now: i64) -> Vec<Order> {
+        if !matches!(self.stage, Stage::Readying { .. }) || self.members.values().any(|m| m.ready.is_none()) {
+            return Vec::new();
+        }
+        let margin = now + START_MARGIN_NS;
+        let start = (margin + SECOND_NS - 1).div_euclid(SECOND_NS) * SECOND_NS;
+        let end = start + i64::try_from(plan::timeline::length_ns(&self.scenario)).unwrap_or(i64::MAX / 4);
+        self.start = Some(start);
+        self.stage = Stage::Running { start, end };
+        self.tell_all(|| to_agent::Message::Start(v1::Start { start_unix_ns: start }))
+    }
+
+    fn tell_all(&self, message: impl Fn() -> to_agent::Message) -> Vec<Order> {
+        self.members
+            .iter()
+            .filter(|(_, member)| !member.done)
+            .map(|(name, _)| Order::Tell(name.clone(), Box::new(message())))
+            .collect()
+    }
+
+    fn finish_if_done(&mut self) {
+        if self.members.values().all(|member| member.done) {
+            self.stage = Stage::Over;
+        }
+    }
+
+    /// Fills the manifest with what is known at the end.
+    pub fn conclude(&mut self, now: i64) {
+        let ended = now.div_euclid(SECOND_NS) + 1;
+        self.manifest.ended_unix_s = ended;
+        let start = self.start.map_or(ended * SECOND_NS - self.origin, |start| start - self.origin);
+        self.manifest.steps = shell::steps(
+            &self.scenario,
+            start.max(0) as u64,
+            (ended * SECOND_NS - self.origin) as u64,
+            self.start.is_some(),
+        );
+        for info in &mut self.manifest.agents {
+            let Some(member) = self.members.get(&info.name) else { continue };
+            info.lost.clone_from(&member.lost);
+            info.intervals = self.raw.intervals_of(&info.name);
+            info.clock_bound_s = member.bound_ns as f64 / 1e9;
+            if let Some(ready) = &member.ready {
+                info.receive_stamps.clone_from(&ready.receive_stamps);
+                info.priority.clone_from(&ready.priority);
+                if self.manifest.server.is_empty() {
+                    self.manifest.server.clone_from(&ready.server);
+                }
+            }
+        }
+    }
+
+    /// How the run goes, for people.
+    #[must_use]
+    pub fn progress(&self, now: i64) -> Progress {
+        let attached = self.members.values().filter(|m| m.lost.is_empty()).count() as u32;
+        live::progress(
+            &self.raw,
+            &self.scenario,
+            live::Here {
+                now,
+                start: self.start,
+                ending: matches!(self.stage, Stage::Ending { .. }),
+                agents: attached,
+                agents_expected: self.members.len() as u32,
+                in_flight: self.members.values().map(|m| m.in_flight).sum(),
+                registered: self.members.values().map(|m| m.registered).sum(),
+                users: self.manifest.users,
+            },
+        )
+    }
+}
+
+/// Agents as planning wants them, in the order of their names.
+#[must_use]
+pub fn places(hellos: &[v1::Hello]) -> Vec<AgentPlace> {
+    hellos.iter().map(|h| AgentPlace { name: h.name.clone(), site: h.site.clone() }).collect()
+}
