@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use adsum_coordinator::scenario::{Options, Problems, read};
+use proptest::prelude::*;
 
 fn env(name: &str) -> Option<String> {
     (name == "POOL").then(|| "192.0.2.77".to_owned())
@@ -115,4 +116,79 @@ fn overrides_are_checked_like_the_file_and_named_by_their_number() {
         std::fs::write(&golden, &found).unwrap();
     }
     assert_eq!(found, std::fs::read_to_string(golden).unwrap());
+}
+
+/// Pieces that break things: TOML's own characters, quantities, multi-byte text, half a variable.
+const PIECES: [&str; 24] = [
+    "\"",
+    "'",
+    "\"\"\"",
+    "[",
+    "]",
+    "[[",
+    "{",
+    "}",
+    "=",
+    ".",
+    ",",
+    "\n",
+    "#",
+    "\\u0000",
+    "ä",
+    "→",
+    "${env:",
+    "${env:POOL}",
+    "99999999999999999999",
+    "0x",
+    "1.2.3",
+    "-1",
+    "\u{feff}",
+    "\u{0}",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        edits in prop::collection::vec((0usize..4_000, 0usize..40, 0usize..PIECES.len()), 0..6),
+        which in 0usize..3,
+        sets in prop::collection::vec(("[a-z.0*\"]{0,14}", "[a-z0-9/%\"{}\\[\\]=ä]{0,12}"), 0..3),
+    ) {
+        let mut text = adsum_coordinator::scenario::presets::PRESETS[which].text.to_owned();
+        for (at, cut, piece) in edits {
+            let floor = |mut at: usize| {
+                at = at.min(text.len());
+                while !text.is_char_boundary(at) {
+                    at -= 1;
+                }
+                at
+            };
+            let (start, end) = (floor(at), floor(at + cut));
+            text.replace_range(start..end.max(start), PIECES[piece]);
+        }
+        let sets: Vec<String> = sets.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        match read("any.toml", &text, Options { sets: &sets, env: &env }) {
+            Ok(document) => {
+                // What was read can be read again elsewhere, and means the same.
+                let again = read("again.toml", &document.text.0, Options { sets: &[], env: &|_| None });
+                match again {
+                    Ok(again) => prop_assert_eq!(again.scenario, document.scenario),
+                    Err(problems) => prop_assert!(false, "{}\n{}", problems.lines(), document.text.0),
+                }
+                let shown = read("shown.toml", &document.redacted, Options { sets: &[], env: &env });
+                prop_assert!(shown.is_ok());
+            }
+            Err(problems) => {
+                prop_assert!(!problems.problems.is_empty());
+                for problem in &problems.problems {
+                    let _lines = problem.to_string();
+                    prop_assert!(problem.span.start <= problem.span.end);
+                    prop_assert!(problem.file == "--set" || problem.span.end <= text.len());
+                }
+                let mut rendered = String::new();
+                prop_assert!(miette::NarratableReportHandler::new().render_report(&mut rendered, &problems).is_ok());
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! landed in the wrong table. `scenarios/README.md` explains every key.
 
 pub mod hash;
+mod inputs;
 mod model;
 pub mod names;
 pub mod network;
@@ -24,6 +25,7 @@ mod users;
 mod workload;
 mod writer;
 
+pub use inputs::{Inputs, InputsError};
 pub use model::*;
 pub use problem::{Problem, Problems};
 pub use reader::Env;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{ASSUMED_WORKFLOW_S, Check, NOTIFY_INTERVAL_S};
 use crate::scenario::quantity::{SECOND_NS, duration_text, rate_text};
-use crate::scenario::{Kind, Scenario, Scheme};
+use crate::scenario::{Arrivals, Kind, Scenario, Scheme};
 
 /// The text of `scenario check`: the scenario in a line, then what it would do.
 #[must_use]
@@ -81,7 +81,14 @@ impl Text<'_> {
             }
             writeln!(f, "{}", line.trim_end())?;
         }
-        writeln!(f, "  (arrivals: ramp+hold; messages: requests and responses, both directions, in the hold)")
+        let about = match self.scenario.workload.arrivals {
+            Arrivals::Constant => "",
+            Arrivals::Poisson => ", on average",
+        };
+        writeln!(
+            f,
+            "  (arrivals: ramp+hold{about}; messages: requests and responses, both directions, in the hold)"
+        )
     }
 
     fn messages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
