@@ -5,6 +5,7 @@
 //! | [`scenario`] | the file: every key read and checked |
 //! | [`users`] | who the users are |
 //! | [`plan`] | what each agent does |
+//! | [`certs`] | a development CA, and roles in certificates |
 //! | [`fleet`] | agents that attached |
 //! | [`run`] | a run as a state machine, and the shell around it |
 //! | [`journal`] | what agents sent, on disk before it is acknowledged |

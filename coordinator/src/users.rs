@@ -208,6 +208,25 @@ pub fn population(
     }
 }
 
+/// Writes the users' file of users by number, n from 1 to `count`: what `adsum
+/// scenario users` prints, for filling a pool with accounts. Holds passwords.
+///
+/// # Errors
+/// What is wrong with a pattern, or why `out` cannot be written, in words.
+pub fn write_csv(out: impl std::io::Write, count: u64, sip_uri: &str, password: &str) -> Result<(), String> {
+    let (sip_uri, password) = (pattern::Pattern::parse(sip_uri)?, pattern::Pattern::parse(password)?);
+    let mut writer = csv::Writer::from_writer(out);
+    let wrong = |error: csv::Error| error.to_string();
+    writer.write_record(["sip_uri", "auth_user", "password"]).map_err(wrong)?;
+    for n in 1..=count {
+        let uri = sip_uri.text(n);
+        check_uri(&uri)?;
+        let user = uri.trim_start_matches("sip:").split('@').next().unwrap_or("");
+        writer.write_record([&uri, user, &password.text(n)]).map_err(wrong)?;
+    }
+    writer.flush().map_err(|error| error.to_string())
+}
+
 /// The password in the first line of a file: UTF-8, a byte order mark and CRLF are taken.
 fn first_line(file: &str, content: &[u8]) -> Result<String, UsersError> {
     let wrong = |why: &str| UsersError::PasswordFile { file: file.to_owned(), why: why.to_owned() };

@@ -2,7 +2,7 @@
 
 use adsum_coordinator::scenario::{Scheme, Users};
 use adsum_coordinator::users::{
-    PROBLEMS_SHOWN, Pairing, RowPair, UsersError, Who, check_uri, population, read_csv,
+    PROBLEMS_SHOWN, Pairing, RowPair, UsersError, Who, check_uri, population, read_csv, write_csv,
 };
 
 fn good(text: &[u8]) -> (Vec<RowPair>, Pairing) {
@@ -179,4 +179,16 @@ fn addresses_are_those_of_rfc_3261() {
     ] {
         assert!(check_uri(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn a_written_file_is_read_back_as_the_same_users() {
+    let mut file = Vec::new();
+    write_csv(&mut file, 4, "sip:user{n:03}@p.test", "a,\"b\"{n}").unwrap();
+    let (pairs, _) = good(&file);
+    let last = &pairs[1].subscriber;
+    assert_eq!((last.sip_uri.as_str(), last.auth_user.as_str()), ("sip:user004@p.test", "user004"));
+    assert_eq!(last.password, "a,\"b\"4");
+    assert!(write_csv(Vec::new(), 2, "user{n}", "x").is_err());
+    assert!(write_csv(Vec::new(), 2, "sip:u{n}@p.test", "{x}").is_err());
 }
