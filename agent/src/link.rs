@@ -8,7 +8,7 @@ use adsum_proto::v1::{self, from_agent, to_agent};
 use adsum_proto::{MAX_MESSAGE, PROTOCOL_VERSION};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
 
 use crate::engine::{AgentOptions, Engine, EngineEvent};
 use crate::net::clock;
@@ -56,6 +56,62 @@ pub enum LinkError {
 
 fn lost(error: impl std::fmt::Display) -> LinkError {
     LinkError::Lost(error.to_string())
+}
+
+/// A connection to a coordinator in this process.
+///
+/// # Errors
+/// [`LinkError::Lost`] when the other end is gone.
+pub async fn connect_memory(stream: tokio::io::DuplexStream) -> Result<Channel, LinkError> {
+    let mut stream = Some(hyper_util::rt::TokioIo::new(stream));
+    Endpoint::from_static("http://adsum.invalid")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection in memory is used up"));
+            async move { stream }
+        }))
+        .await
+        .map_err(lost)
+}
+
+/// A connection to `unix:PATH`, or `http://host:port` on loopback.
+///
+/// # Errors
+/// [`LinkError::Lost`] when nobody answers, or the address is none.
+pub async fn connect(address: &str) -> Result<Channel, LinkError> {
+    if let Some(path) = address.strip_prefix("unix:") {
+        let path = path.to_owned();
+        return Endpoint::from_static("http://adsum.invalid")
+            .connect_with_connector(tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+            }))
+            .await
+            .map_err(lost);
+    }
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(lost)?;
+    endpoint.connect_timeout(Duration::from_secs(10)).connect().await.map_err(lost)
+}
+
+/// A connection with TLS 1.3 to `https://host:port`, both sides with certificates.
+///
+/// # Errors
+/// [`LinkError::Lost`], with why the other side's certificate was refused.
+pub async fn connect_tls(address: &str, ca: &[u8], cert: &[u8], key: &[u8]) -> Result<Channel, LinkError> {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(TlsIdentity::from_pem(cert, key));
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(lost)?.tls_config(tls).map_err(lost)?;
+    let reason = |error: tonic::transport::Error| {
+        // The cause stands at the end of a chain of errors.
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            text = format!("{text}: {inner}");
+            source = inner.source();
+        }
+        LinkError::Lost(text)
+    };
+    endpoint.connect_timeout(Duration::from_secs(10)).connect().await.map_err(reason)
 }
 
 /// Serves run after run on one connection, until it ends or `stop` says so.

@@ -112,6 +112,26 @@ impl Fleet {
     }
 }
 
+/// Serves the one agent that lives in this process.
+///
+/// # Errors
+/// Those of the transport.
+pub async fn serve_memory(fleet: &Fleet, stream: tokio::io::DuplexStream) -> Result<(), tonic::transport::Error> {
+    use tokio_stream::StreamExt as _;
+    // One connection, and then none: the server must not end because of it.
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(stream)).chain(tokio_stream::pending());
+    tonic::transport::Server::builder().add_service(fleet.service()).serve_with_incoming(incoming).await
+}
+
+/// Serves agents on a Unix socket.
+///
+/// # Errors
+/// Those of the transport.
+pub async fn serve_unix(fleet: &Fleet, listener: tokio::net::UnixListener) -> Result<(), tonic::transport::Error> {
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    tonic::transport::Server::builder().add_service(fleet.service()).serve_with_incoming(incoming).await
+}
+
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Fleet {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;

@@ -1,0 +1,269 @@
+//! What a pool is told: where to listen, who its users are, what to get wrong.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How a pool behaves. Everything that is a fault is off by default.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// UDP and TCP; loopback only. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// TLS.
+    pub tls_listen: Option<SocketAddr>,
+    /// Where CA and server certificate lie, and are made if they do not;
+    /// in memory only if `None`.
+    pub tls_dir: Option<PathBuf>,
+    /// Accounts `user000001` … with passwords `pw-user000001` ….
+    pub users: u32,
+    /// SIP domain and digest realm.
+    pub domain: String,
+    /// Ask for digest credentials.
+    pub auth: bool,
+    /// Challenge with SHA-256, too, before MD5.
+    pub sha256: bool,
+    /// Lifetimes that are granted: least, most.
+    pub expires: (u32, u32),
+    /// Seed of all that is random.
+    pub seed: u64,
+    /// Before every answer.
+    pub answer_delay: Option<Delay>,
+    /// From receiving a PUBLISH to handing over its NOTIFYs.
+    pub notify_delay: Option<Delay>,
+    /// Freeze everything for the second, every first; first so long after the first message.
+    pub stall: Option<(Duration, Duration)>,
+    /// Publications a second: one queue, one server, fixed service time.
+    pub capacity: Option<f64>,
+    /// Share of datagrams that are lost, both ways.
+    pub drop: f64,
+    /// Share of datagrams that leave twice.
+    pub duplicate: f64,
+    /// Share of datagrams that leave after the next one.
+    pub reorder: f64,
+    /// Answers to make up: method, code, share.
+    pub reject: Vec<Reject>,
+    /// Merge NOTIFYs of one subscription within this time (RFC 3856 §6.10).
+    pub hold_notify: Option<Duration>,
+    /// Share of NOTIFYs about publications that are never sent.
+    pub lose_notify: f64,
+    /// Take notes and foreign elements out of documents.
+    pub strip_note: bool,
+    /// NOTIFYs over UDP leave from this address.
+    pub notify_from: Option<IpAddr>,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        PoolConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5060)),
+            tls_listen: None,
+            tls_dir: None,
+            users: 1_000,
+            domain: "pool.test".to_owned(),
+            auth: true,
+            sha256: false,
+            expires: (60, 3_600),
+            seed: 1,
+            answer_delay: None,
+            notify_delay: None,
+            stall: None,
+            capacity: None,
+            drop: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            reject: Vec::new(),
+            hold_notify: None,
+            lose_notify: 0.0,
+            strip_note: false,
+            notify_from: None,
+        }
+    }
+}
+
+/// A knob whose value cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is not {accepted}")]
+pub struct KnobError {
+    found: String,
+    accepted: &'static str,
+}
+
+fn wrong(found: &str, accepted: &'static str) -> KnobError {
+    KnobError { found: found.to_owned(), accepted }
+}
+
+/// A duration with its unit: `7ms`, `1.5s`, `250us`, `2m`.
+///
+/// # Errors
+/// [`KnobError`].
+pub fn duration(text: &str) -> Result<Duration, KnobError> {
+    let accepted = "a duration such as 7ms, 1.5s, 250us or 2m";
+    let split =
+        text.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(|| wrong(text, accepted))?;
+    let number: f64 = text[..split].parse().map_err(|_| wrong(text, accepted))?;
+    let unit = match &text[split..] {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return Err(wrong(text, accepted)),
+    };
+    Duration::try_from_secs_f64(number * unit).map_err(|_| wrong(text, accepted))
+}
+
+/// A share: `0.01` or `1%`.
+///
+/// # Errors
+/// [`KnobError`].
+pub fn share(text: &str) -> Result<f64, KnobError> {
+    let accepted = "a share between 0 and 1, such as 0.01 or 1%";
+    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 0.01));
+    let value: f64 = number.trim().parse().map_err(|_| wrong(text, accepted))?;
+    let value = value * scale;
+    (0.0..=1.0).contains(&value).then_some(value).ok_or_else(|| wrong(text, accepted))
+}
+
+/// A fixed delay, or one that is drawn each time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Delay {
+    /// Always the same.
+    Fixed(Duration),
+    /// Median and sigma of the logarithm.
+    LogNormal(Duration, f64),
+    /// Least and most.
+    Uniform(Duration, Duration),
+    /// Mean.
+    Exponential(Duration),
+}
+
+impl FromStr for Delay {
+    type Err = KnobError;
+
+    fn from_str(text: &str) -> Result<Self, KnobError> {
+        let accepted = "a duration, or lognormal(20ms, 0.5), uniform(5ms, 10ms), exponential(20ms)";
+        let Some((name, rest)) = text.split_once('(') else { return Ok(Delay::Fixed(duration(text)?)) };
+        let rest = rest.strip_suffix(')').ok_or_else(|| wrong(text, accepted))?;
+        let parts: Vec<&str> = rest.split(',').map(str::trim).collect();
+        match (name.trim(), parts.as_slice()) {
+            ("lognormal", [median, sigma]) => {
+                let sigma = sigma.parse().map_err(|_| wrong(text, accepted))?;
+                Ok(Delay::LogNormal(duration(median)?, sigma))
+            }
+            ("uniform", [least, most]) => Ok(Delay::Uniform(duration(least)?, duration(most)?)),
+            ("exponential", [mean]) => Ok(Delay::Exponential(duration(mean)?)),
+            _ => Err(wrong(text, accepted)),
+        }
+    }
+}
+
+impl Delay {
+    /// Draws one, in nanoseconds.
+    pub fn draw(&self, chance: &mut Chance) -> u64 {
+        let ns = |d: Duration| d.as_nanos() as f64;
+        let value = match self {
+            Delay::Fixed(d) => ns(*d),
+            Delay::LogNormal(median, sigma) => ns(*median) * (sigma * chance.normal()).exp(),
+            Delay::Uniform(least, most) => ns(*least) + (ns(*most) - ns(*least)) * chance.unit(),
+            Delay::Exponential(mean) => -ns(*mean) * (1.0 - chance.unit()).ln(),
+        };
+        value.clamp(0.0, 3.6e12) as u64
+    }
+}
+
+/// `PUBLISH=503:0.1`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reject {
+    /// Method, as on the wire.
+    pub method: String,
+    /// Status code, 300 to 699.
+    pub code: u16,
+    /// Share of its requests.
+    pub share: f64,
+}
+
+impl FromStr for Reject {
+    type Err = KnobError;
+
+    fn from_str(text: &str) -> Result<Self, KnobError> {
+        let accepted = "METHOD=CODE:SHARE, such as PUBLISH=503:10%";
+        let (method, rest) = text.split_once('=').ok_or_else(|| wrong(text, accepted))?;
+        let (code, part) = rest.split_once(':').ok_or_else(|| wrong(text, accepted))?;
+        let code =
+            code.parse().ok().filter(|c| (300..700).contains(c)).ok_or_else(|| wrong(text, accepted))?;
+        Ok(Reject { method: method.to_owned(), code, share: share(part)? })
+    }
+}
+
+/// `10s,1s`.
+///
+/// # Errors
+/// [`KnobError`].
+pub fn stall(text: &str) -> Result<(Duration, Duration), KnobError> {
+    let (every, during) = text.split_once(',').ok_or_else(|| wrong(text, "EVERY,FOR such as 10s,1s"))?;
+    Ok((duration(every.trim())?, duration(during.trim())?))
+}
+
+/// Chance from a seed.
+#[derive(Clone)]
+pub struct Chance(u64);
+
+impl fmt::Debug for Chance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Chance")
+    }
+}
+
+impl Chance {
+    /// From a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Chance(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        adsum_sip::ids::mix(self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Between 0 and 1, 1 excluded.
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// True in `share` of the calls; no draw for 0.
+    pub fn hit(&mut self, share: f64) -> bool {
+        share > 0.0 && self.unit() < share
+    }
+
+    /// Standard normal, by Box and Muller.
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
+        radius * (2.0 * std::f64::consts::PI * self.unit()).cos()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knobs_are_read_and_refused() {
+        assert_eq!("lognormal(20ms, 0.5)".parse(), Ok(Delay::LogNormal(Duration::from_millis(20), 0.5)));
+        assert_eq!("7ms".parse(), Ok(Delay::Fixed(Duration::from_millis(7))));
+        assert_eq!("PUBLISH=503:10%".parse(), Ok(Reject { method: "PUBLISH".into(), code: 503, share: 0.1 }));
+        assert_eq!(stall("10s,1s"), Ok((Duration::from_secs(10), Duration::from_secs(1))));
+        assert!("7".parse::<Delay>().unwrap_err().to_string().contains("7ms"));
+        assert!(share("1.5").is_err() && share("-1%").is_err());
+    }
+
+    #[test]
+    fn delays_have_their_means() {
+        let mut chance = Chance::new(3);
+        let delay = Delay::Exponential(Duration::from_millis(20));
+        let mean = (0..20_000).map(|_| delay.draw(&mut chance) as f64).sum::<f64>() / 20_000.0;
+        assert!((mean / 20e6 - 1.0).abs() < 0.05, "{mean}");
+    }
+}
