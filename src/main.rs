@@ -1,2 +1,43 @@
-//! The command line of adsum.
-fn main() {}
+//! The command line of adsum: one `match`, one exit code.
+
+mod check;
+mod cli;
+mod fleet;
+mod pool;
+mod run;
+mod small;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+
+/// Exit codes of the command line; those of a run come from its verdict.
+mod exit {
+    pub const INTERNAL: u8 = 1;
+    pub const USAGE: u8 = 2;
+    pub const CONFIGURATION: u8 = 3;
+    pub const NOT_STARTED: u8 = 4;
+    pub const CHECK_FAILED: u8 = 5;
+    pub const INCONSISTENT: u8 = 6;
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ADSUM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let code = match cli.command {
+        Command::Check(args) => check::check(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Report(args) => small::report(&args),
+        Command::Agent(args) => fleet::agent(&args),
+        Command::Pool(args) => pool::pool(&args),
+        Command::Scenario { command } => small::scenario(&command),
+        Command::Certs { command } => small::certs(&command),
+        Command::Explain { word } => small::explain(word.as_deref()),
+        Command::Completions { shell } => small::completions(shell),
+        Command::Man => small::man(),
+    };
+    ExitCode::from(code)
+}

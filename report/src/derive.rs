@@ -581,8 +581,12 @@ pub fn spectrum_points(histogram: &Histogram, censored: u64) -> Vec<Point> {
         let quantile = sum as f64 / total as f64;
         if quantile >= level || sum == histogram.count() {
             points.push(Point { us: crate::histogram::highest_at(index), quantile, cumulative: sum });
-            let halvings = if quantile < 1.0 { (1.0 / (1.0 - quantile)).log2().floor() } else { 60.0 };
-            while level <= quantile && level < 1.0 {
+            if sum == histogram.count() {
+                break;
+            }
+            // Up to the first level beyond: each halving of what lies above has five.
+            while level <= quantile {
+                let halvings = (1.0 / (1.0 - level)).log2().floor();
                 level += 1.0 / (5.0 * 2f64.powf(halvings + 1.0));
             }
         }
