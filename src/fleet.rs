@@ -24,7 +24,8 @@ fn options(args: &Agent) -> Result<AgentOptions, (u8, String)> {
         allow.map_err(|e: adsum_agent::net::allow::NetworkError| (exit::USAGE, format!("--allow: {e}")))?;
     let max_rate_mhz = match &args.max_rate {
         None => 0,
-        Some(text) => quantity::rate(text).map_err(|e| (exit::USAGE, format!("--max-rate {text}: write a rate such as 600/s ({e:?})")))?,
+        Some(text) => quantity::rate(text)
+            .map_err(|e| (exit::USAGE, format!("--max-rate {text}: write a rate such as 600/s ({e:?})")))?,
     };
     Ok(AgentOptions { allow: Some(allow), max_rate_mhz, shards: args.shards, trace: None })
 }

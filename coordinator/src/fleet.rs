@@ -116,7 +116,10 @@ impl Fleet {
 ///
 /// # Errors
 /// Those of the transport.
-pub async fn serve_memory(fleet: &Fleet, stream: tokio::io::DuplexStream) -> Result<(), tonic::transport::Error> {
+pub async fn serve_memory(
+    fleet: &Fleet,
+    stream: tokio::io::DuplexStream,
+) -> Result<(), tonic::transport::Error> {
     use tokio_stream::StreamExt as _;
     // One connection, and then none: the server must not end because of it.
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(stream)).chain(tokio_stream::pending());
@@ -127,7 +130,10 @@ pub async fn serve_memory(fleet: &Fleet, stream: tokio::io::DuplexStream) -> Res
 ///
 /// # Errors
 /// Those of the transport.
-pub async fn serve_unix(fleet: &Fleet, listener: tokio::net::UnixListener) -> Result<(), tonic::transport::Error> {
+pub async fn serve_unix(
+    fleet: &Fleet,
+    listener: tokio::net::UnixListener,
+) -> Result<(), tonic::transport::Error> {
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     tonic::transport::Server::builder().add_service(fleet.service()).serve_with_incoming(incoming).await
 }

@@ -1,2 +1,135 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask test`.
+
+use std::process::{Command, ExitCode};
+
+/// What the interoperability tests need, by the command or file that shows it is there.
+const PACKAGES: [(&str, &[&str]); 6] = [
+    ("kamailio", &["/usr/sbin/kamailio"]),
+    (
+        "kamailio-presence-modules",
+        &[
+            "/usr/lib/x86_64-linux-gnu/kamailio/modules/presence_xml.so",
+            "/usr/lib/aarch64-linux-gnu/kamailio/modules/presence_xml.so",
+        ],
+    ),
+    (
+        "kamailio-tls-modules",
+        &[
+            "/usr/lib/x86_64-linux-gnu/kamailio/modules/tls.so",
+            "/usr/lib/aarch64-linux-gnu/kamailio/modules/tls.so",
+        ],
+    ),
+    (
+        "kamailio-sqlite-modules",
+        &[
+            "/usr/lib/x86_64-linux-gnu/kamailio/modules/db_sqlite.so",
+            "/usr/lib/aarch64-linux-gnu/kamailio/modules/db_sqlite.so",
+        ],
+    ),
+    ("sqlite3", &["/usr/bin/sqlite3"]),
+    ("openssl", &["/usr/bin/openssl"]),
+];
+
+const HELP: &str = "cargo xtask test [--install]   everything: format, lints, all tests, interoperability\n\
+                    \n  --install  install the Debian packages that are missing (done anyway for root)";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test"] => test(is_root()),
+        ["test", "--install"] => test(true),
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("xtask: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test(install: bool) -> Result<(), String> {
+    let missing = missing();
+    let mut interop = missing.is_empty();
+    if !interop {
+        eprintln!("xtask: these Debian packages are missing: {}", missing.join(" "));
+        if install {
+            install_packages(&missing)?;
+            interop = true;
+        } else {
+            eprintln!(
+                "xtask: interoperability tests are skipped; `cargo xtask test --install` installs them (as root)"
+            );
+        }
+    }
+    cargo(&["fmt", "--all", "--check"], false)?;
+    lint()?;
+    cargo(&["test", "--workspace", "--no-fail-fast"], interop)
+}
+
+fn missing() -> Vec<&'static str> {
+    let there = |files: &[&str]| files.iter().any(|file| std::path::Path::new(file).exists());
+    PACKAGES.iter().filter(|(_, files)| !there(files)).map(|(name, _)| *name).collect()
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout.trim_ascii() == b"0")
+}
+
+/// Installs packages, and keeps them from starting servers of their own.
+fn install_packages(packages: &[&str]) -> Result<(), String> {
+    let policy = std::path::Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists();
+    if ours {
+        use std::os::unix::fs::PermissionsExt as _;
+        let made = std::fs::write(policy, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| std::fs::set_permissions(policy, std::fs::Permissions::from_mode(0o755)));
+        made.map_err(|e| format!("{}: {e}", policy.display()))?;
+    }
+    let apt = |args: &[&str]| {
+        let status = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").status();
+        status.is_ok_and(|status| status.success())
+    };
+    let mut args = vec!["install", "-y", "--no-install-recommends"];
+    args.extend_from_slice(packages);
+    let done = apt(&args) || (apt(&["update"]) && apt(&args));
+    if ours {
+        std::fs::remove_file(policy).map_err(|e| format!("{}: {e}", policy.display()))?;
+    }
+    done.then_some(()).ok_or_else(|| format!("apt-get could not install {}", packages.join(" ")))
+}
+
+/// Lints, and what lints cannot turn into failures: a forbidden path that is
+/// misspelt in clippy.toml only prints a warning.
+fn lint() -> Result<(), String> {
+    eprintln!("xtask: cargo clippy --workspace --all-targets -- -D warnings");
+    let out = Command::new(env!("CARGO"))
+        .args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        .output()
+        .map_err(|e| format!("cargo clippy: {e}"))?;
+    let text = String::from_utf8_lossy(&out.stderr);
+    if !out.status.success() {
+        eprintln!("{text}");
+        return Err("clippy found something".to_owned());
+    }
+    match text.lines().find(|line| line.contains("does not refer to a reachable function")) {
+        Some(line) => Err(format!("clippy.toml: {line}")),
+        None => Ok(()),
+    }
+}
+
+fn cargo(args: &[&str], interop: bool) -> Result<(), String> {
+    eprintln!("xtask: cargo {}", args.join(" "));
+    let mut command = Command::new(env!("CARGO"));
+    command.args(args);
+    if interop {
+        command.env("ADSUM_INTEROP", "1");
+    }
+    let status = command.status().map_err(|e| format!("cargo: {e}"))?;
+    status.success().then_some(()).ok_or_else(|| format!("cargo {} failed", args.join(" ")))
+}

@@ -300,6 +300,8 @@ impl Population {
             }
             _ => self.publish_failed(at, &order, outcome, etag.is_some(), host),
         }
+        // A user that signs off waited for this answer.
+        self.leave(at, at, user, host);
         self.next_waiting(at, at, user, host);
     }
 

@@ -424,8 +424,10 @@ impl Population {
             self.request(now, order, host);
             return;
         }
-        // Timer N. While the SUBSCRIBE itself is unanswered, timer F speaks for both.
+        // Timer N. While the SUBSCRIBE itself is unanswered, timer F speaks for both; but it
+        // may yet be answered, and then the NOTIFY is overdue.
         if dialog.tx != NONE {
+            dialog.timer = self.wheel.insert(now + SECOND, Timer::Dialog(slot));
             return;
         }
         let activity = if own { Activity::SelfSubscribe } else { Activity::Subscribe };
