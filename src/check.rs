@@ -238,7 +238,7 @@ fn print_json(answers: &[(String, Answer)]) {
         .map(|(target, a)| {
             serde_json::json!({
                 "target_fqdn": target, "result": result(a), "latency": time_span(a),
-                "latency_seconds": a.success.then(|| a.latency.as_secs_f64()),
+                "latency_seconds": a.success.then_some(a.latency.as_secs_f64()),
                 "elapsed_seconds": a.elapsed.as_secs_f64(),
                 "error": a.error, "diagnosis": a.diagnosis, "code": a.code, "activity": a.activity,
                 "server": a.server, "warnings": a.warnings,

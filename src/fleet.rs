@@ -52,7 +52,7 @@ fn serve(args: &Agent, options: &AgentOptions) -> Result<(), (u8, String)> {
             };
             tokio::select! { _ = a.recv() => {}, _ = b.recv() => {} }
             // Nobody listens once the link has ended.
-            drop(stop.send(true));
+            let _ = stop.send(true);
         });
         let channel = connect(args).await.map_err(|e| (exit::NOT_STARTED, e.to_string()))?;
         link::serve(channel, &identity, options, stopped)

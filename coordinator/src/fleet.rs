@@ -100,7 +100,9 @@ impl Fleet {
                     self.tell(&name, to_agent::Message::ClockAnswer(answer)).await;
                 }
                 Some(message) => {
-                    if self.inbox.send(FleetEvent::Said(name.clone(), message)).await.is_err() {
+                    let said = FleetEvent::Said(name.clone(), message);
+                    let sent = self.inbox.send(said).await;
+                    if sent.is_err() {
                         break "the coordinator ended".to_owned();
                     }
                 }

@@ -52,9 +52,9 @@ pub fn report(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdi
         verdict.word,
         verdict.exit_code
     );
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<p>{} &middot; {} &middot; {} users &middot; {} &middot; {} to {} &middot; server {}</p>\n",
+        "<p>{} &middot; {} &middot; {} users &middot; {} &middot; {} to {} &middot; server {}</p>",
         escape(&manifest.target),
         escape(&manifest.transport),
         manifest.users,

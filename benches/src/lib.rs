@@ -1,1 +1,0 @@
-//! What adsum itself costs: micro benchmarks and comparisons

@@ -1,0 +1,201 @@
+//! A results directory: the same bytes again from its raw files, other bytes
+//! from other data, and found out when somebody changed it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use adsum_report::manifest::{AgentInfo, PhaseInfo, StepInfo};
+use adsum_report::raw::{Count, Failure, Interval, Series};
+use adsum_report::{Base, Class, Histogram, Manifest, Metric, Phase, Raw, files, threshold, verify};
+
+const ORIGIN: i64 = 1_795_000_000;
+
+fn series(metric: Metric, base: Base, values: &[u64]) -> Series {
+    let mut histogram = Histogram::new();
+    values.iter().for_each(|us| histogram.record_n(*us, 1).unwrap());
+    let mut before = 0;
+    let (mut deltas, mut counts) = (Vec::new(), Vec::new());
+    for (index, n) in histogram.cells() {
+        deltas.push(index - before);
+        before = index;
+        counts.push(n);
+    }
+    Series { step: 1, phase: Phase::Hold, metric, base, deltas, counts }
+}
+
+fn interval(site: &str, second: i64) -> Interval {
+    let count = |counter: &str, label: &str, value| Count {
+        step: 1,
+        phase: Phase::Hold,
+        counter: counter.into(),
+        label: label.into(),
+        value,
+    };
+    let values: Vec<u64> = (0..20).map(|n| 1_000 + n * 37 + second as u64).collect();
+    Interval {
+        agent: format!("agent-{site}"),
+        site: site.into(),
+        incarnation: 1,
+        number: second as u64,
+        second: ORIGIN + second,
+        series: vec![
+            series(Metric::PublishToNotify, Base::Scheduled, &values),
+            series(Metric::PublishToNotify, Base::Sent, &values),
+            series(Metric::SendLag, Base::None, &[20; 20]),
+        ],
+        counts: vec![
+            count("offered", "", 21),
+            count("sent", "", 21),
+            count("publish_ok", "", 21),
+            count("expected", "", 21),
+            count("delivered", "", 20),
+            count("missed", "", 1),
+            count("missed_due", "", 1),
+            count("censored", "publish_to_notify", 1),
+            count("sip_sent", "PUBLISH", 21),
+            count("interval", "", 1),
+        ],
+        failures: vec![Failure {
+            step: 1,
+            phase: Phase::Hold,
+            activity: "notify".into(),
+            class: Class::Pool,
+            code: "timeout:notify".into(),
+            reason: "no NOTIFY, \"quoted\"".into(),
+            diagnosis: "look, there".into(),
+            count: 1,
+            first_unix_ns: (ORIGIN + second) * 1_000_000_000,
+            last_unix_ns: (ORIGIN + second) * 1_000_000_000,
+            transcript: Some("sent\nreceived\n".into()),
+        }],
+    }
+}
+
+fn run(sites: &[&str]) -> (Raw, Manifest) {
+    let mut raw = Raw::default();
+    for site in sites {
+        for second in 0..10 {
+            assert!(raw.absorb(&interval(site, second)).unwrap());
+        }
+    }
+    let phase = PhaseInfo { phase: Phase::Hold, from_s: 0.0, to_s: 10.0 };
+    let manifest = Manifest {
+        run_id: "01M0000000000000000000000".into(),
+        scenario: "made-up".into(),
+        kind: "held".into(),
+        deadline_s: 25.0,
+        origin_unix_s: ORIGIN,
+        ended_unix_s: ORIGIN + 10,
+        users: 4,
+        steps: vec![StepInfo {
+            step: 1,
+            name: "a, b".into(),
+            rate_hz: 21.0,
+            gate: true,
+            phases: vec![phase],
+        }],
+        agents: sites
+            .iter()
+            .map(|site| AgentInfo {
+                name: format!("agent-{site}"),
+                site: (*site).into(),
+                ..AgentInfo::default()
+            })
+            .collect(),
+        thresholds: threshold::defaults(),
+        percentiles: vec![0.5, 0.9, 0.99],
+        ..Manifest::default()
+    };
+    (raw, manifest)
+}
+
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn derived_files_come_again_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut raw, mut manifest) = run(&["fra", "syd"]);
+    let derived = adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+    assert_eq!((derived.verdict.word, derived.verdict.exit_code), ("failed", 10));
+    let before = contents(dir.path());
+    for (name, _) in &derived.files {
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+    adsum_report::rederive(dir.path()).unwrap();
+    assert_eq!(contents(dir.path()), before);
+    assert_eq!(verify::verify(dir.path()).unwrap(), []);
+    let (read, _) = files::read_raw(dir.path()).unwrap();
+    assert_eq!((&read.seconds, &read.agents, &read.timeline), (&raw.seconds, &raw.agents, &raw.timeline));
+}
+
+#[test]
+fn without_a_site_they_are_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut raw, mut manifest) = run(&["fra", "syd"]);
+    adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+    let before = contents(dir.path());
+    for (file, mark) in [("run.hlog", "|syd"), ("timeline.csv", ",syd,"), ("failures.csv", ",syd,")] {
+        let text = fs::read_to_string(dir.path().join(file)).unwrap();
+        let kept: String = text.split_inclusive('\n').filter(|line| !line.contains(mark)).collect();
+        assert_ne!(kept, text, "{file}");
+        fs::write(dir.path().join(file), kept).unwrap();
+    }
+    adsum_report::rederive(dir.path()).unwrap();
+    let after = contents(dir.path());
+    for name in ["steps.csv", "percentiles.csv", "intervals.csv", "counters.csv", "agents.csv"] {
+        assert_ne!(after[name], before[name], "{name}");
+    }
+}
+
+#[test]
+fn a_changed_number_is_found() {
+    for (file, from, to) in [
+        ("timeline.csv", ",delivered,,20", ",delivered,,21"),
+        ("counters.csv", ",delivered,,400", ",delivered,,399"),
+        ("percentiles.csv", ",0.5,", ",0.50,"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut raw, mut manifest) = run(&["fra", "syd"]);
+        adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+        let path = dir.path().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let found = verify::verify(dir.path()).unwrap();
+        assert!(found.iter().any(|one| one.file == file), "{file}: {found:?}");
+    }
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut raw, mut manifest) = run(&["fra"]);
+    adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+    let path = dir.path().join("timeline.csv");
+    let text = fs::read_to_string(&path).unwrap().replacen(",hold,", ",hodl,", 1);
+    fs::write(&path, text).unwrap();
+    let error = files::read_raw(dir.path()).unwrap_err().to_string();
+    assert_eq!(error, "timeline.csv, line 2: phase cannot be read");
+}
+
+#[test]
+fn only_results_of_ours_are_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("precious.txt"), "x").unwrap();
+    assert!(files::prepare(dir.path(), false).is_err() && files::prepare(dir.path(), true).is_err());
+    let inner = dir.path().join("inner");
+    files::prepare(&inner, false).unwrap();
+    let (mut raw, mut manifest) = run(&["fra"]);
+    adsum_report::write(&inner, &mut raw, &mut manifest).unwrap();
+    assert!(files::prepare(&inner, false).is_err());
+    files::prepare(&inner, true).unwrap();
+    assert!(fs::read_dir(&inner).unwrap().next().is_none());
+}
