@@ -21,6 +21,8 @@ pub enum Command {
     Run(Run),
     /// Derive, verify or list results
     Report(Report),
+    /// Take agents and runs
+    Coordinator(Coordinator),
     /// Make load for a coordinator
     Agent(Agent),
     /// The embedded presence pool on its own, with fault knobs
@@ -147,6 +149,18 @@ pub struct Run {
     /// Check the plan and send nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Run on the agents of a coordinator: http://HOST:PORT on loopback, or https://HOST:PORT
+    #[arg(long, env = "ADSUM_COORDINATOR", conflicts_with_all = ["agents", "trace"])]
+    pub coordinator: Option<String>,
+    /// CA of the coordinator's certificate, in PEM
+    #[arg(long, requires_all = ["cert", "key"])]
+    pub ca: Option<PathBuf>,
+    /// Our certificate, for the coordinator
+    #[arg(long, requires = "ca")]
+    pub cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "ca")]
+    pub key: Option<PathBuf>,
     /// Short for --set pool.target=…
     #[arg(long)]
     pub target: Option<String>,
@@ -177,6 +191,25 @@ pub struct Report {
     /// List the results below this
     #[arg(long, env = "ADSUM_RESULTS", default_value = "results")]
     pub results: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Coordinator {
+    /// Where agents and runs attach; off loopback only with certificates
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// Where runs get folders of their own
+    #[arg(long, env = "ADSUM_RESULTS", default_value = "results")]
+    pub results: PathBuf,
+    /// CA of the certificates of agents and operators, in PEM
+    #[arg(long, requires_all = ["cert", "key"])]
+    pub ca: Option<PathBuf>,
+    /// Our certificate
+    #[arg(long, requires = "ca")]
+    pub cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "ca")]
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,12 @@
-//! `adsum agent`: this host makes load for a coordinator.
+//! `adsum coordinator`, `adsum agent`: a fleet of several processes or hosts.
 
 use adsum_agent::engine::AgentOptions;
 use adsum_agent::link::{self, Identity, LinkError};
+use adsum_coordinator::control;
 use adsum_coordinator::scenario::quantity;
 use tokio::sync::watch;
 
-use crate::cli::Agent;
+use crate::cli::{Agent, Coordinator};
 use crate::exit;
 
 pub fn agent(args: &Agent) -> u8 {
@@ -54,19 +55,63 @@ fn serve(args: &Agent, options: &AgentOptions) -> Result<(), (u8, String)> {
             // Nobody listens once the link has ended.
             let _ = stop.send(true);
         });
-        let channel = connect(args).await.map_err(|e| (exit::NOT_STARTED, e.to_string()))?;
+        let channel = dial(&args.coordinator, args.ca.as_ref(), args.cert.as_ref(), args.key.as_ref())
+            .await
+            .map_err(|e| (exit::NOT_STARTED, e.to_string()))?;
         link::serve(channel, &identity, options, stopped)
             .await
             .map_err(|e| (exit::NOT_STARTED, e.to_string()))
     })
 }
 
-async fn connect(args: &Agent) -> Result<tonic::transport::Channel, LinkError> {
-    let Some(ca) = &args.ca else { return link::connect(&args.coordinator).await };
+pub fn coordinator(args: &Coordinator) -> u8 {
+    if args.ca.is_none() && !args.listen.ip().is_loopback() {
+        eprintln!(
+            "adsum: {} is not loopback: give --ca, --cert and --key (adsum certs makes some)",
+            args.listen
+        );
+        return exit::USAGE;
+    }
+    let read = |path: &Option<std::path::PathBuf>| match path {
+        None => Ok(Vec::new()),
+        Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display())),
+    };
+    let served = (|| {
+        let (ca, cert, key) = (read(&args.ca)?, read(&args.cert)?, read(&args.key)?);
+        let tls = args.ca.is_some().then_some(control::Tls { ca, cert, key });
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind(args.listen)
+                .await
+                .map_err(|e| format!("{}: {e}", args.listen))?;
+            let address = listener.local_addr().map_err(|e| e.to_string())?;
+            println!("ready coordinator={address} tls={}", tls.is_some());
+            let control = control::Control::new(args.results.clone());
+            control.serve(listener, tls).await.map_err(|e| e.to_string())
+        })
+    })();
+    match served {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("adsum: {error}");
+            exit::NOT_STARTED
+        }
+    }
+}
+
+/// A connection to a coordinator, with TLS if there are certificates.
+pub async fn dial(
+    address: &str,
+    ca: Option<&std::path::PathBuf>,
+    cert: Option<&std::path::PathBuf>,
+    key: Option<&std::path::PathBuf>,
+) -> Result<tonic::transport::Channel, LinkError> {
+    let Some(ca) = ca else { return link::connect(address).await };
     let read = |path: Option<&std::path::PathBuf>| {
         let path = path.cloned().unwrap_or_default();
         std::fs::read(&path).map_err(|e| LinkError::Lost(format!("{}: {e}", path.display())))
     };
-    let (ca, cert, key) = (read(Some(ca))?, read(args.cert.as_ref())?, read(args.key.as_ref())?);
-    link::connect_tls(&args.coordinator, &ca, &cert, &key).await
+    let (ca, cert, key) = (read(Some(ca))?, read(cert)?, read(key)?);
+    link::connect_tls(address, &ca, &cert, &key).await
 }

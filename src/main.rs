@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Run(args) => run::run(&args),
         Command::Report(args) => small::report(&args),
+        Command::Coordinator(args) => fleet::coordinator(&args),
         Command::Agent(args) => fleet::agent(&args),
         Command::Pool(args) => pool::pool(&args),
         Command::Scenario { command } => small::scenario(&command),

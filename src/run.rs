@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use adsum_agent::engine::AgentOptions;
 use adsum_agent::link::{self, Identity};
+use adsum_coordinator::control;
 use adsum_coordinator::fleet::{self, Fleet};
 use adsum_coordinator::plan::{self, RunFacts};
 use adsum_coordinator::run::{Outcome, Progress, Setup, StopLevel, execute};
 use adsum_coordinator::scenario::{self, Document, Inputs, Options, Target, presets, set};
 use adsum_coordinator::users::{self, Population};
 use adsum_pool::{Pool, PoolConfig};
+use adsum_proto::v1;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -82,7 +84,11 @@ pub fn run(args: &Run) -> u8 {
     if args.dry_run {
         return crate::small::print_plan(&loaded, u64::from(args.agents));
     }
-    match carry_out(args, loaded) {
+    let done = match &args.coordinator {
+        Some(address) => remote(args, address, loaded),
+        None => carry_out(args, loaded),
+    };
+    match done {
         Ok(outcome) => conclude(&outcome),
         Err((code, text)) => {
             eprintln!("adsum: {text}");
@@ -341,6 +347,78 @@ fn directory(args: &Run, name: &str) -> Result<PathBuf, Failed> {
     }
     adsum_report::files::prepare(&dir, args.force).map_err(|e| (exit::CONFIGURATION, e.to_string()))?;
     Ok(dir)
+}
+
+/// On the agents of a coordinator; the results come here, too.
+fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> {
+    let dir = directory(args, &loaded.document.scenario.name)?;
+    let request = v1::RunRequest {
+        protocol_version: adsum_proto::PROTOCOL_VERSION,
+        scenario_name: args.scenario.clone(),
+        scenario: loaded.document.text.0.clone(),
+        users_csv: loaded.inputs.users_csv,
+        ca_pem: loaded.inputs.ca_pem,
+        cert_pem: loaded.inputs.cert_pem,
+        key_pem: loaded.inputs.key_pem,
+        password_file: loaded.inputs.password_file,
+        labels: labels(&args.labels)?.into_iter().collect(),
+        seed: args.seed.unwrap_or(0),
+        seed_given: args.seed.is_some(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| (exit::INTERNAL, e.to_string()))?;
+    let shown = Arc::new(Mutex::new(Shown::new(args.plain)));
+    let finished = runtime.block_on(async {
+        let channel = crate::fleet::dial(address, args.ca.as_ref(), args.cert.as_ref(), args.key.as_ref())
+            .await
+            .map_err(|e| (exit::NOT_STARTED, e.to_string()))?;
+        let (bar, words) = (Arc::clone(&shown), Arc::clone(&shown));
+        let run = control::request(
+            channel,
+            request,
+            &dir,
+            |progress| with(&bar, |shown| shown.progress(&from_the_wire(progress))),
+            |text| with(&words, |shown| shown.remark(text)),
+        );
+        tokio::select! {
+            finished = run => finished.map_err(|e| (exit::NOT_STARTED, e)),
+            // The stream ends with this process, and the coordinator drains and keeps the results.
+            _ = tokio::signal::ctrl_c() => Err((130, "interrupted; the coordinator drains the run and keeps its results".to_owned())),
+        }
+    });
+    with(&shown, Shown::finish);
+    let finished = finished?;
+    Ok(Outcome {
+        exit_code: u8::try_from(finished.exit_code).unwrap_or(exit::INTERNAL),
+        summary: finished.summary,
+        dir,
+        not_ready: None,
+    })
+}
+
+fn from_the_wire(p: &v1::Progress) -> Progress {
+    Progress {
+        phase: ["ramp", "hold", "drain"].into_iter().find(|word| *word == p.phase).unwrap_or("warmup"),
+        step: p.step,
+        steps: p.steps,
+        step_name: p.step_name.clone(),
+        elapsed_s: p.elapsed_s,
+        length_s: p.elapsed_s + p.left_s,
+        offered_hz: p.offered_hz,
+        sent_hz: p.sent_hz,
+        p50_s: Some(p.p50_s).filter(|s| *s > 0.0),
+        p99_s: Some(p.p99_s).filter(|s| *s > 0.0),
+        missed: p.missed,
+        failed: p.failed,
+        send_lag_p99_s: Some(p.send_lag_p99_s).filter(|s| *s > 0.0),
+        agents: p.agents,
+        agents_expected: p.agents_expected,
+        in_flight: p.in_flight,
+        registered: p.samples,
+        users: 0,
+    }
 }
 
 /// The pool of this process, if the scenario asks for it.

@@ -19,6 +19,8 @@ use crate::net::clock;
 const OUTBOX: usize = 256;
 /// Intervals that are kept until they are acknowledged: four hours of them.
 const UNACKED: usize = 4 * 3600;
+/// How often an agent says that it is there.
+const ALIVE: Duration = Duration::from_secs(5);
 /// Round trips that are measured when an agent attaches.
 const PROBES: usize = 8;
 
@@ -140,8 +142,11 @@ pub async fn serve(
     let mut plan: Option<(v1::Plan, Vec<v1::UserPair>)> = None;
     let mut engine: Option<Engine> = None;
     let mut probes = 0;
+    let mut alive = tokio::time::interval(ALIVE);
     loop {
         tokio::select! {
+            // An agent without a run would be silent, and a silent agent counts as lost.
+            _ = alive.tick() => outbox.send(probe()).await?,
             message = inbox.message() => {
                 let message = match message {
                     Ok(Some(message)) => message.message,

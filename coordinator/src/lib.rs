@@ -8,10 +8,12 @@
 //! | [`certs`] | a development CA, and roles in certificates |
 //! | [`fleet`] | agents that attached |
 //! | [`run`] | a run as a state machine, and the shell around it |
+//! | [`control`] | runs for others |
 //! | [`journal`] | what agents sent, on disk before it is acknowledged |
 //! | [`convert`] | from the wire to the words of the files |
 
 pub mod certs;
+pub mod control;
 pub mod convert;
 pub mod fleet;
 pub mod journal;
