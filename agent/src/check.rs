@@ -220,7 +220,6 @@ fn plan(check: &Check) -> ShardPlan {
             expires: 600,
             publish_expires: PUBLISH_EXPIRES,
             deadline: u64::try_from(check.timeout.as_nanos()).unwrap_or(u64::MAX),
-            sign_off_limit: SIGN_OFF.as_nanos() as u64,
         },
         accounts: Accounts::Rows {
             rows: vec![check.publisher.clone(), check.subscriber.clone()],
@@ -244,6 +243,5 @@ fn plan(check: &Check) -> ShardPlan {
         quantum_ns: 0,
         offset_ns: clock::unix_ns() - clock::now().0 as i64,
         trace: check.trace.clone(),
-        realtime: false,
     }
 }

@@ -296,6 +296,7 @@ impl Engine {
             server: facts.iter().map(|f| f.server.clone()).find(|s| !s.is_empty()).unwrap_or_default(),
             receive_stamps: if facts.iter().all(|f| f.kernel_stamps) { "kernel" } else { "user" }.to_owned(),
             priority: facts.first().map_or_else(String::new, |f| f.priority.clone()),
+            // Nobody is ready before a notification with its marker was seen.
             marker_survives: true,
         }
     }
@@ -381,7 +382,6 @@ fn shard_plan(
             expires: workload.expires_s,
             publish_expires: workload.expires_s,
             deadline: workload.deadline_ns,
-            sign_off_limit: 64_000_000_000,
         },
         accounts: accounts(plan, users, pairs)?,
         pairs_total: plan.users.as_ref().map_or(0, |users| users.pairs_total),
@@ -406,7 +406,6 @@ fn shard_plan(
         quantum_ns: plan.quantum_ns,
         offset_ns,
         trace: None,
-        realtime: false,
     })
 }
 

@@ -47,7 +47,7 @@ pub fn raise_file_limit() -> u64 {
 
 /// The priority that the calling thread has, in words.
 #[must_use]
-pub fn priority(_wanted: bool) -> String {
+pub fn priority() -> String {
     // Real-time priority needs a call that the safe wrappers do not offer; the
     // operator can give it from outside (`chrt -f 10 adsum agent …`), and what
     // the thread has is read back from the kernel.

@@ -310,7 +310,7 @@ impl Link {
                 registered: status.registered,
                 subscribed: status.subscribed,
                 users: status.users,
-                phase: status.in_flight.to_string(),
+                in_flight: status.in_flight,
             }),
             EngineEvent::Ready(ready) => from_agent::Message::Ready(ready),
             EngineEvent::NotReady(not_ready) => from_agent::Message::NotReady(not_ready),

@@ -152,7 +152,7 @@ impl Run {
             }
             from_agent::Message::PlanStatus(status) => {
                 member.registered = status.registered;
-                member.in_flight = status.phase.parse().unwrap_or(0);
+                member.in_flight = status.in_flight;
             }
             from_agent::Message::Armed(armed) => member.bound_ns = armed.clock_bound_ns,
             from_agent::Message::Interval(interval) => {

@@ -123,7 +123,6 @@ impl World {
             expires: 600,
             publish_expires: 600,
             deadline: 25 * SECOND,
-            sign_off_limit: 64 * SECOND,
         };
         let accounts = Accounts::Pattern {
             uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),

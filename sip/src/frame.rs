@@ -132,7 +132,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(found, [TWO[4..32].to_vec(), TWO[32..].to_vec()], "cut at {cut}");
+            assert_eq!(found, [TWO[4..30].to_vec(), TWO[30..].to_vec()], "cut at {cut}");
             assert!(buffer.is_empty());
         }
     }

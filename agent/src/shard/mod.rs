@@ -84,8 +84,6 @@ pub struct ShardPlan {
     pub offset_ns: i64,
     /// Where to write messages as text.
     pub trace: Option<PathBuf>,
-    /// Ask for real-time priority.
-    pub realtime: bool,
 }
 
 /// What a shard is told.
@@ -197,6 +195,8 @@ pub(crate) struct Core {
     arrival_ceiling: Ceiling,
     /// No arrival before this instant: a ceiling said so.
     held_until: Time,
+    /// Wake-ups for arrivals are rounded up to this, in nanoseconds; 0 is exact.
+    quantum: u64,
     /// The second that is recorded now.
     second: i64,
     cpu_us: u64,
@@ -300,6 +300,7 @@ impl Core {
             subscribe_ceiling: Ceiling::new(plan.subscribe_rate_mhz),
             arrival_ceiling: Ceiling::new(plan.max_rate_mhz),
             held_until: Time(0),
+            quantum: plan.quantum_ns,
             second,
             cpu_us: clock::thread_cpu_us(),
             server: String::new(),
@@ -337,7 +338,10 @@ impl Core {
         let mut at =
             (now + HEARTBEAT).min(self.population.next_timer()).min(self.io.recorder.end_of(self.second));
         if let Some(arrival) = self.next_arrival.filter(|_| self.start != Time::NEVER) {
-            at = at.min((self.start + arrival.at).max(self.held_until));
+            let due = (self.start + arrival.at).max(self.held_until);
+            // A wake-up costs more than a send: what is due within one quantum leaves together.
+            let due = if self.quantum == 0 { due } else { Time(due.0.next_multiple_of(self.quantum)) };
+            at = at.min(due);
         }
         at.min(self.wake_for_stage(now))
     }

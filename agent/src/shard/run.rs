@@ -58,7 +58,6 @@ pub fn spawn(
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
-            let realtime = plan.realtime;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = match runtime {
                 Ok(runtime) => runtime,
@@ -71,7 +70,7 @@ pub fn spawn(
                 match parts {
                     Ok((mut core, timer)) => {
                         core.io.watcher = watcher();
-                        let priority = crate::host::priority(realtime);
+                        let priority = crate::host::priority();
                         drop(made.send(Ok(())));
                         run(core, timer, inbox, (index, events), priority).await;
                     }

@@ -101,8 +101,6 @@ pub struct Config {
     pub publish_expires: u32,
     /// Nanoseconds from the PUBLISH to the end of the wait for its NOTIFY.
     pub deadline: u64,
-    /// Nanoseconds to wait for answers while signing off; then the user gives up.
-    pub sign_off_limit: u64,
 }
 
 /// How many users and exchanges there are, for readiness and the end of a run.
