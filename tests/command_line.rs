@@ -238,3 +238,52 @@ fn bad_input_is_told_before_any_traffic() {
     assert_eq!(code(&adsum(&["run"])), 2);
     assert_eq!(code(&adsum(&["explain", "send_lag"])), 0);
 }
+
+/// A scenario of held users against a pool of its own.
+fn held(dir: &Path, address: &str, hold: &str) -> String {
+    let text = SHORT
+        .replace("\"embedded\"", &format!("{address:?}"))
+        .replace("\"workflow\"", "\"held\"")
+        .replace("send_lag_p99 = \"1s\"", "")
+        .replace("\"3s\"", &format!("{hold:?}"));
+    let file = dir.join("held.toml");
+    std::fs::write(&file, text).unwrap();
+    file.to_string_lossy().into_owned()
+}
+
+#[test]
+fn notifications_from_another_address_are_taken_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--notify-from", "127.0.0.2"]);
+    let out = dir.path().join("out");
+    let set = "trust.send_lag_p99=\"1s\"";
+    let args = ["run", &held(dir.path(), &pool.address, "3s"), "--out", &out.to_string_lossy(), "--set", set];
+    let output = adsum(&args);
+    assert_eq!(code(&output), 0, "{} {}", text(&output.stdout), text(&output.stderr));
+    let counters = std::fs::read_to_string(out.join("counters.csv")).unwrap();
+    // Two of each publication: the subscriber's, and the publisher's own.
+    assert!(counters.contains(",1,one,hold,all,rx_foreign_source,,300\n"), "{counters}");
+    assert!(counters.contains(",1,one,hold,all,delivered,,150\n"), "{counters}");
+    assert!(!counters.contains("retransmit_received"), "an answer went astray: {counters}");
+}
+
+#[test]
+fn an_engine_that_was_stopped_accuses_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&[]);
+    let out = dir.path().join("out");
+    let child = Command::new(env!("CARGO_BIN_EXE_adsum"))
+        .args(["run", &held(dir.path(), &pool.address, "10s"), "--out", &out.to_string_lossy()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    std::thread::sleep(std::time::Duration::from_secs(7));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(12));
+    let run = std::fs::read_to_string(out.join("run.csv")).unwrap();
+    assert!(run.contains("untrustworthy") && run.contains("loop_gap"), "{run}");
+}
