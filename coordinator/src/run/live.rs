@@ -82,16 +82,19 @@ pub(super) fn progress(raw: &Raw, scenario: &Scenario, here: Here) -> Progress {
     let count = |counter: &str| -> u64 {
         raw.timeline
             .iter()
-            .filter(|((second, .., c, _), _)| window.contains(second) && c == counter)
+            .filter(|((second, _, phase, .., c, _), _)| {
+                window.contains(second) && *phase != Phase::Warmup && c == counter
+            })
             .map(|(_, n)| n)
             .sum()
     };
     let series = |metric: Metric, base: Base| {
         let mut sum = Histogram::new();
-        for ((_, _, _, _, m, b), histogram) in
+        for ((_, _, phase, _, m, b), histogram) in
             raw.seconds.iter().filter(|((second, ..), _)| window.contains(second))
         {
-            if *m == metric && *b == base {
+            // What readiness did is no part of any rate or latency.
+            if *phase != Phase::Warmup && *m == metric && *b == base {
                 sum.add(histogram);
             }
         }
