@@ -133,7 +133,6 @@ fn carry_out(args: &Run, loaded: Loaded) -> Result<Outcome, Failed> {
         run_id,
         seed,
         origin_unix_ns: 0,
-        quantum_ns: 0,
         embedded: pool.as_ref().map(|pool| match pool.tls_address().filter(|_| tls) {
             Some(address) => address.to_string(),
             None => pool.address().to_string(),

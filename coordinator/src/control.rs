@@ -108,7 +108,6 @@ impl Control {
             run_id: id.to_string(),
             seed,
             origin_unix_ns: 0,
-            quantum_ns: 0,
             embedded: None,
             ca_pem: request.ca_pem,
             cert_pem: request.cert_pem,

@@ -37,8 +37,6 @@ pub struct RunFacts {
     pub seed: u64,
     /// `t_s = 0`: a whole second of UTC, the beginning of the warm-up.
     pub origin_unix_ns: i64,
-    /// Wake-ups of the pacer are rounded up to this; 0: exact.
-    pub quantum_ns: u64,
     /// Where the embedded pool listens; needed for `target = "embedded"` only.
     pub embedded: Option<String>,
     /// Content of the file of `pool.tls.ca`, empty if there is none.
@@ -190,7 +188,7 @@ pub fn plans(
             }),
             users: Some(v1::Users { pairs_total: population.pairs, pairs: dealt.ranges(index), pattern }),
             user_chunks: chunks.len() as u32,
-            quantum_ns: facts.quantum_ns,
+            quantum_ns: scenario.workload.quantum_ns,
             orphan_timeout_ns: scenario.fleet.orphan_timeout_ns,
             agent_index: index as u32,
         };

@@ -32,7 +32,6 @@ fn facts() -> RunFacts {
         run_id: RUN_ID.to_owned(),
         seed: 7,
         origin_unix_ns: 1_800_000_000_000_000_000,
-        quantum_ns: 0,
         embedded: None,
         ca_pem: Vec::new(),
         cert_pem: Vec::new(),

@@ -314,6 +314,9 @@ pub enum Sent {
     Blocked(Time),
     /// There is no such flow any more.
     Gone(Time),
+    /// It leaves with others of its flow;
+    /// [`Population::flushed`](crate::Population::flushed) tells when.
+    Queued(Time),
 }
 
 impl Sent {
@@ -321,7 +324,7 @@ impl Sent {
     #[must_use]
     pub fn at(self) -> Time {
         match self {
-            Sent::At(at) | Sent::Blocked(at) | Sent::Gone(at) => at,
+            Sent::At(at) | Sent::Blocked(at) | Sent::Gone(at) | Sent::Queued(at) => at,
         }
     }
 }

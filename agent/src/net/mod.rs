@@ -2,6 +2,8 @@
 
 pub mod allow;
 pub mod clock;
+pub mod poll;
+pub mod session;
 pub mod stream;
 pub mod timer;
 pub mod tls;
@@ -20,4 +22,34 @@ use tokio::io::unix::AsyncFd;
 #[expect(deprecated, reason = "the replacement is unsafe, and what it guards against cannot happen here")]
 fn watch<T: AsRawFd>(inner: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(inner, Interest::READABLE)
+}
+
+/// Appends `host:port` as it stands in Via and Contact. IPv4 goes without the
+/// formatter: this is written into every message.
+pub fn write_address(address: std::net::SocketAddr, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    let std::net::SocketAddr::V4(v4) = address else {
+        let written = write!(out, "{address}");
+        return debug_assert!(written.is_ok(), "a Vec takes everything");
+    };
+    for (at, octet) in v4.ip().octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        adsum_presence::accounts::write_number(u64::from(octet), 0, out);
+    }
+    out.push(b':');
+    adsum_presence::accounts::write_number(u64::from(v4.port()), 0, out);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_are_written_as_the_formatter_writes_them() {
+        for text in ["127.0.0.1:5060", "0.0.0.0:1", "255.10.100.9:65535", "[::1]:5061"] {
+            let mut out = Vec::new();
+            super::write_address(text.parse().unwrap(), &mut out);
+            assert_eq!(out, text.as_bytes());
+        }
+    }
 }

@@ -1,37 +1,97 @@
 //! Connections: TCP, and TLS inside it.
 //!
-//! A connection keeps only what is its own: the socket, bytes that could not
-//! be written yet, the part of a message that has come so far. Reading goes
-//! through a buffer of the shard.
+//! A connection keeps only what is its own: the socket, bytes that the kernel
+//! did not take yet, the part of a message that has come so far. Reading and
+//! writing go through buffers of the shard. It is told when its socket is
+//! ready and never waits by itself.
 
-use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd as _;
-use std::rc::Rc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use adsum_presence::host::{Class, FlowError};
-use nix::sys::socket::{setsockopt, sockopt};
+use adsum_sip::Time;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, TimestampingFlag, recvmsg, send, setsockopt, sockopt};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+
+use super::clock::StampClock;
+use super::poll::Ready;
+use super::session::{Session, Standing};
 
 /// More unsent bytes than these on one connection are a peer that reads
 /// nothing: further messages are refused and counted.
 pub const MAX_UNSENT: usize = 1024 * 1024;
 /// A message whose parts exceed this is no SIP message of a presence server.
 const MAX_MESSAGE: usize = 1024 * 1024 + 64 * 1024;
+/// Bytes that one system call may read.
+const READ: usize = 64 * 1024;
+
+/// Buffers that all connections of a shard use in turn.
+#[derive(Debug)]
+pub struct Buffers {
+    /// What the kernel gave, behind what was kept.
+    input: Vec<u8>,
+    /// What TLS made of it, behind what was kept.
+    plain: Vec<u8>,
+    /// Control messages of `recvmsg`.
+    control: Vec<u8>,
+    /// `input` or `plain`: where the bytes of the last [`Connection::receive`] lie.
+    from_input: Option<usize>,
+    /// The last [`Connection::receive`] brought something.
+    news: bool,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Buffers {
+            input: vec![0; READ],
+            plain: Vec::new(),
+            control: nix::cmsg_space!([nix::sys::time::TimeSpec; 3]),
+            from_input: None,
+            news: false,
+        }
+    }
+}
+
+impl Buffers {
+    /// True if the last [`Connection::receive`] brought bytes of messages, even
+    /// if it found the end as well.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.news
+    }
+
+    /// What the last [`Connection::receive`] left: the part of a message that
+    /// was kept, and what came behind it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self.from_input {
+            Some(len) => &self.input[..len],
+            None => &self.plain,
+        }
+    }
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Handshaking,
+    Open,
+}
 
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Rc<TcpStream>,
-    tls: Option<Box<ClientConnection>>,
-    name: Option<ServerName<'static>>,
-    /// Bytes that the kernel did not take yet.
-    unsent: VecDeque<u8>,
+    socket: Socket,
+    state: State,
+    tls: Option<Box<Session>>,
+    /// Bytes that the kernel did not take yet, and how many of them it has by now.
+    unsent: Vec<u8>,
+    taken: usize,
     /// The beginning of a message that is not complete.
     partial: Vec<u8>,
     local: SocketAddr,
@@ -51,6 +111,15 @@ pub enum Written {
     Broken,
 }
 
+/// What a read came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// When the kernel got the last of the bytes; `None` without a kernel stamp.
+    pub stamp: Option<Time>,
+    /// True if another read may find more.
+    pub more: bool,
+}
+
 /// What is needed to connect.
 #[derive(Debug, Clone)]
 pub struct Dial {
@@ -62,52 +131,94 @@ pub struct Dial {
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Connection {
-    /// Connects, and finishes the TLS handshake if there is one.
+    /// Begins to connect. The socket becomes writable when that has ended.
     ///
     /// # Errors
     /// What went wrong, for a person.
-    pub async fn open(dial: &Dial) -> Result<Connection, FlowError> {
+    pub fn open(dial: &Dial) -> Result<Connection, FlowError> {
         let target = dial.target;
-        let stream = connect(dial).await.map_err(|error| connect_error(target, &error))?;
-        let closed = |error: io::Error| closed_error(&error.to_string());
-        stream.set_nodelay(true).map_err(closed)?;
-        let local = stream.local_addr().map_err(closed)?;
-        let mut connection = Connection {
-            stream: Rc::new(stream),
-            tls: None,
-            name: None,
-            unsent: VecDeque::new(),
-            partial: Vec::new(),
-            local,
-            peer: target,
-        };
-        if let Some((config, name)) = &dial.tls {
-            let tls = ClientConnection::new(Arc::clone(config), name.clone())
-                .map_err(|error| super::tls::explain(&error, name))?;
-            connection.tls = Some(Box::new(tls));
-            connection.name = Some(name.clone());
-            connection.handshake().await?;
+        let wrong = |error: io::Error| connect_error(target, &error);
+        let domain = Domain::for_address(target);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(wrong)?;
+        socket.set_nonblocking(true).map_err(wrong)?;
+        socket.set_tcp_nodelay(true).map_err(wrong)?;
+        if let Some(source) = dial.source {
+            // Without it every bind takes a port away from all targets, and becomes
+            // slow when many connections of earlier runs still linger.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).map_err(|e| wrong(e.into()))?;
+            socket.bind(&SocketAddr::new(source, 0).into()).map_err(wrong)?;
         }
-        Ok(connection)
+        stamp_received(&socket).map_err(wrong)?;
+        let tls = match &dial.tls {
+            Some((config, name)) => {
+                Some(Box::new(Session::new(config, name).map_err(|e| super::tls::explain(&e, name))?))
+            }
+            None => None,
+        };
+        match socket.connect(&target.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+            Err(error) => return Err(wrong(error)),
+        }
+        Ok(Connection {
+            socket,
+            state: State::Connecting,
+            tls,
+            unsent: Vec::new(),
+            taken: 0,
+            partial: Vec::new(),
+            local: target,
+            peer: target,
+        })
     }
 
-    async fn handshake(&mut self) -> Result<(), FlowError> {
-        let Some(name) = self.name.clone() else { return Ok(()) };
-        loop {
-            let broken = self.flush() == Written::Broken;
-            let Some(tls) = &mut self.tls else { return Ok(()) };
-            if !tls.is_handshaking() {
-                return Ok(());
+    /// True once messages may be written.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Goes on connecting; `true` when the connection has become open.
+    ///
+    /// # Errors
+    /// What went wrong, for a person.
+    pub fn progress(
+        &mut self,
+        ready: Ready,
+        buffers: &mut Buffers,
+        sealed: &mut Vec<u8>,
+    ) -> Result<bool, FlowError> {
+        if self.state == State::Connecting && ready.writable {
+            if let Some(error) = self.socket.take_error().map_err(|e| closed_error(&e.to_string()))? {
+                return Err(connect_error(self.peer, &error));
             }
-            if broken {
-                return Err(closed_error("the connection broke in the TLS handshake"));
+            let local = self.socket.local_addr().map_err(|e| closed_error(&e.to_string()))?;
+            self.local = local.as_socket().unwrap_or(self.local);
+            self.state = if self.tls.is_some() { State::Handshaking } else { State::Open };
+            if self.state == State::Open {
+                return Ok(true);
             }
-            self.stream.readable().await.map_err(|e| closed_error(&e.to_string()))?;
-            let stream = &*self.stream;
-            let read = stream.try_io(tokio::io::Interest::READABLE, || tls.read_tls(&mut Reader(stream)));
+            buffers.plain.clear();
+            self.advance(0, buffers, sealed)?;
+        }
+        if self.state != State::Handshaking {
+            return Ok(false);
+        }
+        if ready.writable && self.flush() == Written::Broken {
+            return Err(closed_error("the connection broke in the TLS handshake"));
+        }
+        while ready.readable && self.state == State::Handshaking {
+            let before = self.restore(buffers);
+            let (read, _) = self.read(before, buffers)?;
             match read {
-                Ok(0) => {
+                Some(0) => {
                     return Err(FlowError {
                         class: Class::Pool,
                         code: "transport:tls",
@@ -116,15 +227,35 @@ impl Connection {
                             .into(),
                     });
                 }
-                Ok(_) => {
-                    if let Err(error) = tls.process_new_packets() {
-                        self.flush(); // the alert that says why
-                        return Err(super::tls::explain(&error, &name));
-                    }
+                Some(n) => {
+                    buffers.plain.clear();
+                    self.advance(before + n, buffers, sealed)?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(closed_error(&error.to_string())),
+                None => {
+                    self.advance(before, buffers, sealed)?;
+                    break;
+                }
             }
+        }
+        Ok(self.state == State::Open)
+    }
+
+    /// Lets TLS work on the first bytes of the input, and sends what it wants sent.
+    fn advance(&mut self, len: usize, buffers: &mut Buffers, sealed: &mut Vec<u8>) -> Result<(), FlowError> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        sealed.clear();
+        let result = tls.advance(&mut buffers.input[..len], &mut buffers.plain, sealed);
+        let explained = result.as_ref().err().map(|error| super::tls::explain(error, tls.name()));
+        let sent = if sealed.is_empty() { Written::Whole } else { self.put(sealed) };
+        match (result, explained) {
+            (_, Some(explained)) => Err(explained),
+            (Ok(Standing::Closed), _) => Err(closed_error("the server closed the TLS session")),
+            (Ok(Standing::Open), _) if sent != Written::Broken => {
+                self.state = State::Open;
+                Ok(())
+            }
+            (Ok(Standing::Handshaking), _) if sent != Written::Broken => Ok(()),
+            _ => Err(closed_error("the connection broke")),
         }
     }
 
@@ -140,139 +271,187 @@ impl Connection {
         self.peer
     }
 
-    /// The socket, to wait for it.
-    #[must_use]
-    pub fn stream(&self) -> &Rc<TcpStream> {
-        &self.stream
-    }
-
     /// True if bytes wait for the kernel.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Writes a message.
-    pub fn write(&mut self, bytes: &[u8]) -> Written {
-        if self.unsent.len() > MAX_UNSENT {
+    /// Writes messages, whole ones, in one system call where the kernel has room.
+    pub fn write(&mut self, bytes: &[u8], sealed: &mut Vec<u8>) -> Written {
+        if self.unsent.len() - self.taken > MAX_UNSENT {
             return Written::Refused;
         }
-        if let Some(tls) = &mut self.tls {
-            if tls.writer().write_all(bytes).is_err() {
-                return Written::Broken;
-            }
-            return self.flush();
+        let Some(tls) = &mut self.tls else { return self.put(bytes) };
+        sealed.clear();
+        match tls.seal(bytes, sealed) {
+            Ok(()) => self.put(sealed),
+            Err(_) => Written::Broken,
         }
+    }
+
+    /// Hands bytes to the kernel, behind those that wait already.
+    fn put(&mut self, bytes: &[u8]) -> Written {
         let mut rest = bytes;
         if self.unsent.is_empty() {
-            match self.stream.try_write(bytes) {
+            match send(self.socket.as_raw_fd(), bytes, SEND) {
                 Ok(n) => rest = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(nix::errno::Errno::EAGAIN) => {}
                 Err(_) => return Written::Broken,
             }
         }
-        self.unsent.extend(rest);
+        self.unsent.extend_from_slice(rest);
         if self.unsent.is_empty() { Written::Whole } else { Written::Blocked }
     }
 
     /// Writes what waits.
     pub fn flush(&mut self) -> Written {
-        if let Some(tls) = &mut self.tls {
-            while tls.wants_write() {
-                if tls.write_tls(&mut Tail(&mut self.unsent)).is_err() {
-                    return Written::Broken;
-                }
-            }
-        }
-        while !self.unsent.is_empty() {
-            let (front, _) = self.unsent.as_slices();
-            match self.stream.try_write(front) {
-                Ok(n) => drop(self.unsent.drain(..n)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Blocked,
+        while self.taken < self.unsent.len() {
+            match send(self.socket.as_raw_fd(), &self.unsent[self.taken..], SEND) {
+                Ok(n) => self.taken += n,
+                Err(nix::errno::Errno::EAGAIN) => return Written::Blocked,
                 Err(_) => return Written::Broken,
             }
+        }
+        if self.taken > 0 {
+            // A connection at rest keeps no memory.
+            self.unsent = Vec::new();
+            self.taken = 0;
         }
         Written::Whole
     }
 
-    /// Reads what there is and hands over `partial + news` as one buffer; the
-    /// caller returns how many bytes of it were whole messages. `Ok(false)`
-    /// when there is nothing more to read now.
+    /// Reads once. [`Buffers::bytes`] then holds what was kept with
+    /// [`Connection::keep`] and what came.
     ///
     /// # Errors
-    /// When the connection has ended, with why.
-    pub fn read(&mut self, buffer: &mut [u8], news: &mut Vec<u8>) -> Result<bool, FlowError> {
-        let stream = &*self.stream;
-        match &mut self.tls {
-            None => match stream.try_read(buffer) {
-                Ok(0) => Err(closed_error("the server closed the connection")),
-                Ok(n) => {
-                    news.extend_from_slice(&buffer[..n]);
-                    Ok(true)
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-                Err(error) => Err(closed_error(&error.to_string())),
-            },
-            Some(tls) => {
-                match stream.try_io(tokio::io::Interest::READABLE, || tls.read_tls(&mut Reader(stream))) {
-                    Ok(0) => return Err(closed_error("the server closed the connection")),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                    Err(error) => return Err(closed_error(&error.to_string())),
-                }
-                if let Err(error) = tls.process_new_packets() {
-                    let explained = self.name.as_ref().map(|name| super::tls::explain(&error, name));
-                    self.flush();
-                    return Err(explained.unwrap_or_else(|| closed_error("TLS failed")));
-                }
-                loop {
-                    match tls.reader().read(buffer) {
-                        Ok(0) => return Err(closed_error("the server closed the TLS session")),
-                        Ok(n) => news.extend_from_slice(&buffer[..n]),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                        Err(error) => return Err(closed_error(&error.to_string())),
-                    }
-                }
+    /// When the connection has ended, with why. What came before the end is
+    /// in the buffers all the same.
+    pub fn receive(
+        &mut self,
+        buffers: &mut Buffers,
+        sealed: &mut Vec<u8>,
+        stamps: &mut StampClock,
+        now: Time,
+    ) -> Result<Received, FlowError> {
+        let kept = std::mem::take(&mut self.partial);
+        buffers.plain.clear();
+        buffers.from_input = None;
+        buffers.news = false;
+        let before = match &mut self.tls {
+            Some(_) => {
+                buffers.plain.extend_from_slice(&kept);
+                self.restore(buffers)
             }
+            None => {
+                if buffers.input.len() < kept.len() + READ {
+                    buffers.input.resize(kept.len() + READ, 0);
+                }
+                buffers.input[..kept.len()].copy_from_slice(&kept);
+                buffers.from_input = Some(kept.len());
+                kept.len()
+            }
+        };
+        let (read, stamp) = match self.read(before, buffers) {
+            Ok(read) => read,
+            Err(error) => {
+                self.partial = kept;
+                return Err(error);
+            }
+        };
+        let stamp = stamp.map(|stamp| stamps.at(stamp, now));
+        let n = match read {
+            Some(0) => return Err(closed_error("the server closed the connection")),
+            Some(n) => n,
+            None => {
+                if self.tls.is_some() {
+                    self.advance(before, buffers, sealed)?;
+                }
+                self.partial = kept;
+                return Ok(Received { stamp: None, more: false });
+            }
+        };
+        let more = before + n == buffers.input.len();
+        if self.tls.is_some() {
+            let had = buffers.plain.len();
+            let advanced = self.advance(before + n, buffers, sealed);
+            buffers.news = buffers.plain.len() > had;
+            return advanced.map(|()| Received { stamp, more });
         }
+        buffers.from_input = Some(before + n);
+        buffers.news = true;
+        Ok(Received { stamp, more })
     }
 
-    /// The part of a message that is kept between reads.
-    pub fn take_partial(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.partial)
+    fn restore(&mut self, buffers: &mut Buffers) -> usize {
+        self.tls.as_mut().map_or(0, |tls| tls.restore(&mut buffers.input))
+    }
+
+    /// One system call: bytes behind `before` (`None` if there are none now), and their stamp.
+    fn read(&self, before: usize, buffers: &mut Buffers) -> Result<(Option<usize>, Option<u64>), FlowError> {
+        let mut pieces = [IoSliceMut::new(&mut buffers.input[before..])];
+        let control = Some(buffers.control.as_mut_slice());
+        match recvmsg::<()>(self.socket.as_raw_fd(), &mut pieces, control, MsgFlags::MSG_DONTWAIT) {
+            Ok(message) => {
+                let mut stamp = None;
+                if let Ok(controls) = message.cmsgs() {
+                    for one in controls {
+                        if let ControlMessageOwned::ScmTimestampsns(stamps) = one {
+                            let at = stamps.system;
+                            stamp = Some(at.tv_sec() as u64 * 1_000_000_000 + at.tv_nsec() as u64);
+                        }
+                    }
+                }
+                Ok((Some(message.bytes), stamp.filter(|stamp| *stamp > 0)))
+            }
+            Err(nix::errno::Errno::EAGAIN) => Ok((None, None)),
+            Err(error) => Err(closed_error(&io::Error::from(error).to_string())),
+        }
     }
 
     /// Keeps the part of a message that is not complete. `false` if it is too long.
-    pub fn keep_partial(&mut self, rest: &[u8]) -> bool {
-        self.partial.clear();
-        self.partial.extend_from_slice(rest);
-        if rest.is_empty() {
-            self.partial.shrink_to(0);
-        }
-        self.partial.len() <= MAX_MESSAGE
+    pub fn keep(&mut self, rest: &[u8]) -> bool {
+        self.partial = rest.to_vec();
+        rest.len() <= MAX_MESSAGE
     }
 
     /// Says goodbye, as far as the kernel takes it.
-    pub fn close(&mut self) {
-        if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
+    pub fn close(&mut self, sealed: &mut Vec<u8>) {
+        sealed.clear();
+        if let Some(tls) = self.tls.as_mut().filter(|_| self.state == State::Open) {
+            tls.close(sealed);
+        }
+        if !sealed.is_empty() {
+            self.put(sealed);
         }
         self.flush();
     }
 }
 
-async fn connect(dial: &Dial) -> io::Result<TcpStream> {
-    let domain = Domain::for_address(dial.target);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    if let Some(source) = dial.source {
-        // Without it every bind takes a port away from all targets, and becomes
-        // slow when many connections of earlier runs still linger.
-        setsockopt(&socket.as_fd(), sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+/// A socket that asks for receive stamps and does nothing else.
+#[derive(Debug)]
+pub struct StampKeeper(Socket);
+
+impl StampKeeper {
+    /// Asks.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn new() -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        stamp_received(&socket)?;
+        Ok(StampKeeper(socket))
     }
-    TcpSocket::from_std_stream(socket.into()).connect(dial.target).await
 }
+
+/// Asks for the kernel's receive stamps of a stream.
+fn stamp_received(socket: &Socket) -> io::Result<()> {
+    let flags = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+    Ok(setsockopt(socket, sockopt::Timestamping, &flags)?)
+}
+
+/// A broken connection is an error, not a signal.
+const SEND: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 fn connect_error(target: SocketAddr, error: &io::Error) -> FlowError {
     let (class, diagnosis) = match error.kind() {
@@ -307,29 +486,5 @@ fn closed_error(reason: &str) -> FlowError {
         code: "transport:closed",
         reason: reason.to_owned(),
         diagnosis: "the other side ended the connection: look at its log and its limits".to_owned(),
-    }
-}
-
-/// rustls reads through this.
-struct Reader<'a>(&'a TcpStream);
-
-impl io::Read for Reader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::fd::AsFd as _;
-        Ok(nix::unistd::read(self.0.as_fd(), buffer)?)
-    }
-}
-
-/// rustls writes into this.
-struct Tail<'a>(&'a mut VecDeque<u8>);
-
-impl io::Write for Tail<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -11,7 +11,6 @@ use adsum_presence::host::{
 };
 use adsum_presence::population::Transport;
 use adsum_sip::{Time, value};
-use tokio::task::AbortHandle;
 
 use crate::failures::Failures;
 use crate::net::allow::Allow;
@@ -24,12 +23,29 @@ use crate::trace::Trace;
 /// A connection of a flow, in whatever state.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    pub connection: Option<Connection>,
-    /// The task that connects and reads.
-    pub task: Option<AbortHandle>,
-    /// Which connection of this flow: tasks of earlier ones are ignored.
+    pub connection: Option<Box<Connection>>,
+    /// Which connection of this flow: events of earlier ones are ignored.
     pub generation: u32,
 }
+
+impl Line {
+    /// The connection, once messages may be written to it.
+    fn open(&mut self) -> Option<&mut Connection> {
+        self.connection.as_deref_mut().filter(|connection| connection.is_open())
+    }
+}
+
+/// Messages of one flow that leave together, in one system call: the answer to
+/// a NOTIFY with the request that follows from it, or with shared connections
+/// whatever one turn of the loop has for all users.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    flow: Flow,
+    bytes: Vec<u8>,
+}
+
+/// Bytes that leave together at most: one TLS record.
+const OUTBOX: usize = 16 * 1024;
 
 /// Told of the progress of single users.
 pub type Watcher = Box<dyn FnMut(u32, Progress)>;
@@ -48,8 +64,12 @@ pub(super) struct ShardIo {
     pub lines: Vec<Line>,
     /// Users share the lines.
     pub shared: bool,
-    /// Lines that somebody wants to be opened.
+    /// Lines that somebody wants to be opened; at most all of them.
     pub wanted: Vec<Flow>,
+    /// What waits to be written to a connection.
+    pub outbox: Outbox,
+    /// Ciphertext on its way to the kernel.
+    pub sealed: Vec<u8>,
     pub dials: Vec<Dial>,
     /// Which of `dials` new connections use.
     pub dial: usize,
@@ -72,7 +92,7 @@ impl ShardIo {
     fn local(&self, flow: Flow) -> Option<SocketAddr> {
         match &self.udp {
             Some(udp) => Some(udp.local()),
-            None => self.lines.get(flow as usize)?.connection.as_ref().map(Connection::local),
+            None => self.lines.get(flow as usize)?.connection.as_deref().map(Connection::local),
         }
     }
 
@@ -99,16 +119,64 @@ impl ShardIo {
         }
     }
 
-    fn send_stream(&mut self, flow: Flow, bytes: &[u8]) -> Sent {
+    /// Appends to what leaves together; what waits for another flow leaves first.
+    fn enqueue(&mut self, flow: Flow, bytes: &[u8]) -> bool {
+        if self.line(flow).and_then(Line::open).is_none() {
+            return false;
+        }
+        if self.outbox.flow != flow {
+            self.flush_outbox();
+            self.outbox.flow = flow;
+        }
+        self.outbox.bytes.extend_from_slice(bytes);
+        true
+    }
+
+    /// Where a connection of this flow leads.
+    pub fn dial_of(&self, flow: Flow) -> Option<&Dial> {
+        let all = self.dials.len().max(1);
+        self.dials.get((self.dial + flow as usize % all) % all)
+    }
+
+    /// The flow whose messages wait.
+    pub fn outbox_flow(&self) -> Flow {
+        self.outbox.flow
+    }
+
+    /// True if messages wait that should leave before more are made.
+    pub fn outbox_is_full(&self) -> bool {
+        self.outbox.bytes.len() >= OUTBOX
+    }
+
+    /// Writes what waits, if anything does; the clock is read just before.
+    pub fn flush_outbox(&mut self) -> Option<(Time, Written)> {
+        if self.outbox.bytes.is_empty() {
+            return None;
+        }
+        let mut bytes = std::mem::take(&mut self.outbox.bytes);
+        let mut sealed = std::mem::take(&mut self.sealed);
+        let flow = self.outbox.flow;
         let at = clock::now();
         self.now = at;
-        let Some(connection) = self.line(flow).and_then(|line| line.connection.as_mut()) else {
-            return Sent::Gone(at);
+        let written = match self.line(flow).and_then(Line::open) {
+            Some(connection) => connection.write(&bytes, &mut sealed),
+            None => Written::Broken,
         };
-        match connection.write(bytes) {
-            Written::Whole => Sent::At(at),
-            Written::Blocked => Sent::Blocked(at),
-            Written::Refused | Written::Broken => Sent::Gone(at),
+        bytes.clear();
+        self.outbox.bytes = bytes;
+        self.sealed = sealed;
+        Some((at, written))
+    }
+
+    fn send_stream(&mut self, flow: Flow, bytes: &[u8]) -> Sent {
+        let enqueued = self.enqueue(flow, bytes);
+        if self.shared && enqueued {
+            return Sent::Queued(self.now);
+        }
+        match self.flush_outbox() {
+            Some((at, Written::Whole)) if enqueued => Sent::At(at),
+            Some((at, Written::Blocked)) if enqueued => Sent::Blocked(at),
+            _ => Sent::Gone(clock::now()),
         }
     }
 
@@ -124,7 +192,7 @@ impl ShardIo {
             Hop::Target => self
                 .lines
                 .get(flow as usize)
-                .and_then(|line| line.connection.as_ref())
+                .and_then(|line| line.connection.as_deref())
                 .map_or(self.target, Connection::peer),
         }
     }
@@ -156,7 +224,7 @@ impl Host for ShardIo {
             return Opened::Ready(user % self.lines.len().max(1) as u32);
         }
         if let Some(line) = self.line(user) {
-            line.generation += 1;
+            line.generation = line.generation.wrapping_add(1);
             line.connection = None;
         }
         self.wanted.push(user);
@@ -167,14 +235,13 @@ impl Host for ShardIo {
         if self.udp.is_some() || self.shared || flow != user {
             return;
         }
-        if let Some(line) = self.line(flow) {
-            line.generation += 1;
-            if let Some(task) = line.task.take() {
-                task.abort();
-            }
-            if let Some(mut connection) = line.connection.take() {
-                connection.close();
-            }
+        if self.outbox.flow == flow {
+            self.flush_outbox();
+        }
+        let Some(line) = self.lines.get_mut(flow as usize) else { return };
+        line.generation = line.generation.wrapping_add(1);
+        if let Some(mut connection) = line.connection.take() {
+            connection.close(&mut self.sealed);
         }
     }
 
@@ -188,17 +255,23 @@ impl Host for ShardIo {
 
     fn reply(&mut self, flow: Flow, origin: Origin, bytes: &[u8]) -> Sent {
         let hop = if origin.foreign { Hop::Address(origin.from) } else { Hop::Target };
-        self.send(flow, hop, bytes)
+        if self.udp.is_some() {
+            return self.send(flow, hop, bytes);
+        }
+        // What follows from the request that is answered leaves with the answer.
+        let enqueued = self.enqueue(flow, bytes);
+        if self.trace.is_some() {
+            self.trace(true, self.peer_of(flow, hop), bytes);
+        }
+        if enqueued { Sent::Queued(self.now) } else { Sent::Gone(self.now) }
     }
 
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>) {
-        use std::io::Write as _;
         if let Some(advertise) = &self.advertise {
             return out.extend_from_slice(advertise.as_bytes());
         }
         if let Some(local) = self.local(flow) {
-            let written = write!(out, "{local}");
-            debug_assert!(written.is_ok(), "a Vec takes everything");
+            crate::net::write_address(local, out);
         }
     }
 

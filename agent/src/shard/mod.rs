@@ -3,9 +3,10 @@
 //!
 //! [`Core`] is everything that happens in one turn of the loop; [`run`] is the
 //! loop. The stages of a run are in [`stages`], what the population may do to
-//! the world in [`io`].
+//! the world in [`io`], the life of connections in [`lines`].
 
 mod io;
+mod lines;
 mod run;
 mod stages;
 
@@ -15,10 +16,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use adsum_presence::accounts::Accounts;
-use adsum_presence::host::{Counter, Flow, FlowError, FlowEvent, Origin, Stage};
+use adsum_presence::host::{Counter, Flow, Origin, Stage};
 use adsum_presence::population::{Config, Kind, Population, Transport};
 use adsum_presence::simple::MessageError;
-use adsum_sip::frame::{self, Frame};
 use adsum_sip::{Scanner, Time};
 
 use crate::ceiling::Ceiling;
@@ -201,8 +201,11 @@ pub(crate) struct Core {
     second: i64,
     cpu_us: u64,
     server: String,
+    /// Messages with and without a receive stamp of the kernel.
+    stamped: [u64; 2],
+    /// One datagram.
     buffer: Vec<u8>,
-    assembly: Vec<u8>,
+    streams: lines::Streams,
     events: Vec<Event>,
 }
 
@@ -229,6 +232,10 @@ impl Core {
             (Transport::Tls, options) => Some(crate::net::tls::client(&options.clone().unwrap_or_default())?),
             _ => None,
         };
+        if let Some((config, name)) = &tls {
+            // The first use of the cryptography in a process takes some 20 ms: not within a measurement.
+            crate::net::session::warm_up(config, name);
+        }
         let sources: Vec<Option<IpAddr>> = if plan.sources.is_empty() {
             vec![None]
         } else {
@@ -266,6 +273,8 @@ impl Core {
             lines: (0..lines).map(|_| io::Line::default()).collect(),
             shared: plan.shared_connections,
             wanted: Vec::new(),
+            outbox: io::Outbox::default(),
+            sealed: Vec::new(),
             dials,
             dial: 0,
             target,
@@ -304,8 +313,9 @@ impl Core {
             second,
             cpu_us: clock::thread_cpu_us(),
             server: String::new(),
+            stamped: [0; 2],
             buffer: vec![0; 64 * 1024],
-            assembly: Vec::new(),
+            streams: lines::Streams::new().map_err(|e| ShardError::Io("an epoll instance", e))?,
             events: Vec::new(),
             population,
         };
@@ -329,6 +339,8 @@ impl Core {
         self.arrivals(now);
         self.rest();
         self.stages(now);
+        self.open_lines(now);
+        self.flush();
         self.close_second(clock::now());
     }
 
@@ -343,7 +355,36 @@ impl Core {
             let due = if self.quantum == 0 { due } else { Time(due.0.next_multiple_of(self.quantum)) };
             at = at.min(due);
         }
-        at.min(self.wake_for_stage(now))
+        let at = at.min(self.streams.next_limit()).min(self.wake_for_stage(now));
+        // With a quantum the sockets are not watched: they are looked at when the timer fires.
+        if self.quantum == 0 { at } else { at.min(Time((now.0 + 1).next_multiple_of(self.quantum))) }
+    }
+
+    /// True if the sockets are looked at by the timer alone.
+    pub(crate) fn has_quantum(&self) -> bool {
+        self.quantum > 0
+    }
+
+    /// Ready when some socket has something.
+    pub(crate) fn poll_readable(
+        &self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        match &self.io.udp {
+            Some(udp) => udp.poll_readable(context),
+            None => self.streams.poll_ready(context),
+        }
+    }
+
+    /// Takes what came, one batch of it; with a quantum, all that is there.
+    pub(crate) fn receive(&mut self, limit: usize) {
+        // Bounded, so that the timer has its turn: what is left is ready at once.
+        for _ in 0..if self.has_quantum() { 64 } else { 1 } {
+            let more = if self.io.udp.is_some() { self.datagrams(limit) } else { self.streams() };
+            if !more {
+                return;
+            }
+        }
     }
 
     /// Takes what came by UDP, at most `limit` datagrams; `true` if there may be more.
@@ -357,6 +398,7 @@ impl Core {
             match udp.receive(&mut buffer, &mut self.stamps, now) {
                 Ok(Some(received)) => {
                     let origin = Origin { from: received.from, foreign: received.foreign };
+                    self.stamped(received.stamp.is_some());
                     self.message(now, received.stamp.unwrap_or(now), 0, origin, &buffer[..received.len]);
                     // The schedule does not wait for a queue of datagrams.
                     self.arrivals(clock::now());
@@ -374,6 +416,13 @@ impl Core {
         self.buffer = buffer;
         self.rest();
         more
+    }
+
+    fn stamped(&mut self, by_kernel: bool) {
+        self.stamped[usize::from(!by_kernel)] += 1;
+        if !by_kernel {
+            self.io.recorder.name(self.io.now, self.io.stage, "rx_unstamped", "", 1);
+        }
     }
 
     /// One message of a flow.
@@ -401,124 +450,6 @@ impl Core {
             Err(adsum_sip::ScanError::Empty) => {}
             Err(_) => self.io.recorder.count(now, self.io.stage, Counter::Malformed, 1),
         }
-    }
-
-    /// Reads what a connection has. `false` when it is over.
-    pub(crate) fn readable(&mut self, flow: Flow, generation: u32) -> bool {
-        loop {
-            let now = clock::now();
-            self.io.now = now;
-            let Some(line) = self.io.lines.get_mut(flow as usize).filter(|l| l.generation == generation)
-            else {
-                return false;
-            };
-            let Some(connection) = &mut line.connection else { return false };
-            let peer = connection.peer();
-            let mut news = std::mem::take(&mut self.assembly);
-            news.clear();
-            let kept = connection.take_partial();
-            news.extend_from_slice(&kept);
-            let before = news.len();
-            let result = connection.read(&mut self.buffer, &mut news);
-            let grown = news.len() > before;
-            let stamp = clock::now();
-            let framed = if grown { self.frames(stamp, flow, peer, &news) } else { Ok(0) };
-            let rest = match framed {
-                Ok(used) => news.get(used..).unwrap_or(b"").to_vec(),
-                Err(_) => Vec::new(),
-            };
-            self.assembly = news;
-            let too_long = match self.io.lines.get_mut(flow as usize).filter(|l| l.generation == generation) {
-                Some(line) => line.connection.as_mut().is_some_and(|c| !c.keep_partial(&rest)),
-                None => return false, // hung up while it was read
-            };
-            self.rest();
-            let error = match (framed, too_long, result) {
-                (Err(error), ..) => broken("protocol:framing", &error.to_string()),
-                (_, true, _) => broken("protocol:framing", "a message that does not end"),
-                (.., Err(error)) => error,
-                (.., Ok(true)) => continue,
-                (.., Ok(false)) => return true,
-            };
-            self.lost(flow, error, true);
-            return false;
-        }
-    }
-
-    /// Hands over the whole messages of a buffer; answers how many bytes they took.
-    fn frames(
-        &mut self,
-        stamp: Time,
-        flow: Flow,
-        peer: SocketAddr,
-        bytes: &[u8],
-    ) -> Result<usize, frame::FrameError> {
-        let mut used = 0;
-        loop {
-            match frame::next(&bytes[used..])? {
-                Frame::More => return Ok(used),
-                Frame::KeepAlive(n) => used += n,
-                Frame::Message { begin, end } => {
-                    let origin = Origin { from: peer, foreign: false };
-                    let message = &bytes[used + begin..used + end];
-                    used += end;
-                    let now = clock::now();
-                    self.io.now = now;
-                    self.message(now, stamp, flow, origin, message);
-                    self.arrivals(clock::now());
-                }
-            }
-        }
-    }
-
-    /// A connection is there.
-    pub(crate) fn connected(&mut self, flow: Flow, connection: crate::net::stream::Connection) {
-        let now = clock::now();
-        self.io.now = now;
-        if let Some(line) = self.io.lines.get_mut(flow as usize) {
-            line.connection = Some(connection);
-        }
-        if !self.io.shared {
-            self.population.on_flow(now, flow, FlowEvent::Open(now), &mut self.io);
-        }
-        self.rest();
-    }
-
-    /// A connection could not be made, or ended.
-    pub(crate) fn lost(&mut self, flow: Flow, error: FlowError, connected: bool) {
-        let now = clock::now();
-        self.io.now = now;
-        if let Some(line) = self.io.lines.get_mut(flow as usize) {
-            line.connection = None;
-            line.generation += 1;
-        }
-        if !connected && self.io.dials.len() > 1 {
-            // RFC 3263 §4.3: the next target is tried by whoever connects next.
-            self.io.dial = (self.io.dial + 1) % self.io.dials.len();
-            self.io.recorder.name(now, self.io.stage, "failover", "", 1);
-        }
-        if self.io.shared {
-            let failure = adsum_presence::host::Failure {
-                activity: adsum_presence::host::Activity::Connect,
-                stage: self.io.stage,
-                class: error.class,
-                code: error.code,
-                reason: error.reason.as_bytes(),
-                diagnosis: error.diagnosis.as_bytes(),
-                user: flow,
-                at: now,
-                request: b"",
-                response: b"",
-            };
-            adsum_presence::Host::failed(&mut self.io, &failure);
-            self.io.recorder.count(now, self.io.stage, Counter::Reconnect, 1);
-            if !matches!(self.state, stages::State::Done) {
-                self.io.wanted.push(flow);
-            }
-        } else {
-            self.population.on_flow(now, flow, io::gone(error, connected), &mut self.io);
-        }
-        self.rest();
     }
 
     /// Closes the second if it has ended.
@@ -560,14 +491,5 @@ impl Core {
             subscribed: tally.subscribed,
             in_flight: tally.workflows + tally.publications,
         }
-    }
-}
-
-fn broken(code: &'static str, reason: &str) -> FlowError {
-    FlowError {
-        class: adsum_presence::host::Class::Pool,
-        code,
-        reason: reason.to_owned(),
-        diagnosis: "the other side sent what is no SIP over a stream; the connection was closed".to_owned(),
     }
 }

@@ -107,7 +107,8 @@ impl Core {
 
     /// Shared connections that are not there yet; the last one to come moves on.
     fn lacks_lines(&self) -> bool {
-        self.io.shared && self.io.lines.iter().any(|line| line.connection.is_none())
+        self.io.shared
+            && self.io.lines.iter().any(|line| !line.connection.as_deref().is_some_and(|c| c.is_open()))
     }
 
     fn probing(&mut self, now: Time, pair: u32, _since: Time) {
@@ -208,7 +209,7 @@ impl Core {
             status: self.status(),
             rejected: self.population.tally().rejected,
             server: self.server.clone(),
-            kernel_stamps: self.io.udp.is_some(),
+            kernel_stamps: self.stamped[0] > self.stamped[1],
             priority: String::new(),
         }));
     }

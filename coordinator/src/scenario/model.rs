@@ -271,6 +271,8 @@ pub struct Workload {
     pub expires_s: u32,
     /// Arrivals under way at once in the whole fleet; users allow if `None`.
     pub max_in_flight: Option<u32>,
+    /// Agents wake at whole multiples of this, to send and to read; 0: at each event.
+    pub quantum_ns: u64,
 }
 
 /// `[warmup]`: ceilings of the whole fleet.

@@ -184,6 +184,8 @@ struct Workload {
     /// Arrivals under way at once in the whole fleet.
     #[schemars(range(min = 1))]
     max_in_flight: Option<u32>,
+    /// Agents wake at whole multiples of this; 0s, each event at once, if left out.
+    quantum: Option<Duration>,
     placement: Option<Placement>,
 }
 

@@ -12,6 +12,8 @@ const MAX_DEADLINE_NS: u64 = 3_600 * SECOND_NS;
 const MAX_EXPIRES_S: u64 = u32::MAX as u64;
 /// Below this a refresh would be due while the log-on is still under way.
 const MIN_EXPIRES_S: u64 = 60;
+/// A coarser wake-up would be felt by the pool as bursts.
+const MAX_QUANTUM_NS: u64 = 10_000_000;
 const MAX_SETTLE_NS: u64 = 24 * 3_600 * SECOND_NS;
 
 pub(super) fn workload(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<Workload> {
@@ -24,6 +26,7 @@ pub(super) fn workload(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<
     let self_subscribe = section.boolean(cx, "self_subscribe").is_none_or(|yes| yes.value);
     let expires_s = expires(cx, &mut section);
     let max_in_flight = section.integer(cx, "max_in_flight", 1..=u64::from(u32::MAX));
+    let quantum = section.duration(cx, "quantum", 0..=MAX_QUANTUM_NS);
     section.later(cx, "fan_out");
     placement(cx, &mut section);
     section.later(cx, "min_interval");
@@ -35,6 +38,7 @@ pub(super) fn workload(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<
         self_subscribe,
         expires_s,
         max_in_flight: max_in_flight.and_then(|most| u32::try_from(most.value).ok()),
+        quantum_ns: quantum.map_or(0, |quantum| quantum.value),
     })
 }
 

@@ -148,6 +148,8 @@ pub struct Population {
     workflows: u64,
     jitter: u64,
     scratch: request::Scratch,
+    /// First requests of activities that the host queued, with the generation of their slot.
+    unflushed: Vec<(Slot, u32)>,
     /// Where the transaction of a dialog that is gone would be kept.
     nowhere: Slot,
 }
@@ -184,6 +186,7 @@ impl Population {
             workflows: 0,
             jitter: config.namespace.key,
             scratch: request::Scratch::default(),
+            unflushed: Vec::new(),
             nowhere: NONE,
             config,
             accounts,

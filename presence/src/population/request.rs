@@ -141,7 +141,7 @@ impl Population {
         transaction.timer = self.wheel.insert(transaction.client.next(), super::Timer::Transaction(slot));
         *self.slot_of(&order) = slot;
         match sent {
-            Sent::At(_) => host.message_sent(method_of(order.purpose), 0, false),
+            Sent::At(_) | Sent::Queued(_) => host.message_sent(method_of(order.purpose), 0, false),
             Sent::Blocked(at) => {
                 host.message_sent(method_of(order.purpose), 0, false);
                 host.count(order.stage, Counter::WriteBlocked, at, 1);
@@ -153,10 +153,27 @@ impl Population {
                 return false;
             }
         }
-        if order.sent.is_none() {
-            self.first_sent(&order, sent.at(), host);
+        match sent {
+            Sent::Queued(_) if order.sent.is_none() => self.unflushed.push((slot, generation)),
+            _ if order.sent.is_none() => self.first_sent(&order, sent.at(), host),
+            _ => {}
         }
         true
+    }
+
+    /// What was queued (see [`Sent::Queued`]) left; the clock was read just before, at `at`.
+    pub fn flushed(&mut self, at: Time, host: &mut impl Host) {
+        let mut queued = std::mem::take(&mut self.unflushed);
+        for (slot, generation) in queued.drain(..) {
+            if self.transactions.generation(slot) != generation {
+                continue; // it was abandoned before it left
+            }
+            let Some(transaction) = self.transactions.get_mut(slot) else { continue };
+            transaction.sent = at;
+            let order = Order { sent: None, ..Order::again(transaction) };
+            self.first_sent(&order, at, host);
+        }
+        self.unflushed = queued;
     }
 
     /// A final or provisional response whose branch named a transaction.

@@ -1,0 +1,348 @@
+//! Connections of a shard: opened when somebody wants them, read when the
+//! kernel says so, given up when they take too long.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use adsum_presence::host::{Activity, Class, Counter, Failure, Flow, FlowError, FlowEvent, Origin};
+use adsum_sip::Time;
+use adsum_sip::frame::{self, Frame};
+use adsum_sip::time::SECOND;
+
+use super::{Core, io, stages};
+use crate::net::clock;
+use crate::net::poll::{Poller, Ready};
+use crate::net::stream::{Buffers, Connection, Dial, StampKeeper, Written};
+
+/// A connection that is not there after this long is given up.
+const CONNECT_LIMIT: u64 = 32 * SECOND;
+/// Reads of one connection before others have their turn.
+const READS: usize = 16;
+/// A shared connection that was lost is opened again after this long.
+const RETRY: u64 = SECOND;
+
+/// What all connections of a shard share.
+#[derive(Debug)]
+pub(super) struct Streams {
+    poller: Poller,
+    ready: Vec<Ready>,
+    buffers: Buffers,
+    /// Connections that are not open yet, in the order in which their time is up.
+    limits: VecDeque<(Time, Flow, u32)>,
+    /// Shared connections to be opened again, in the order of their time.
+    retries: VecDeque<(Time, Flow)>,
+    /// Connections that had more to read than one turn allows.
+    unfinished: Vec<Ready>,
+    /// Keeps the kernel stamping: it begins a moment after the first socket asks for it, and
+    /// ends with the last one, which would leave the first messages of a connection without.
+    _stamping: StampKeeper,
+}
+
+impl Streams {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Streams {
+            poller: Poller::new()?,
+            ready: Vec::new(),
+            buffers: Buffers::default(),
+            limits: VecDeque::new(),
+            retries: VecDeque::new(),
+            unfinished: Vec::new(),
+            _stamping: StampKeeper::new()?,
+        })
+    }
+
+    /// When [`Core::open_lines`] wants to be called.
+    pub fn next_limit(&self) -> Time {
+        let limit = self.limits.front().map_or(Time::NEVER, |(at, ..)| *at);
+        limit.min(self.retries.front().map_or(Time::NEVER, |(at, _)| *at))
+    }
+
+    pub fn poll_ready(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        if !self.unfinished.is_empty() {
+            return std::task::Poll::Ready(Ok(()));
+        }
+        self.poller.poll_ready(context)
+    }
+}
+
+fn key(flow: Flow, generation: u32) -> u64 {
+    u64::from(flow) << 32 | u64::from(generation)
+}
+
+impl Core {
+    /// Begins to open what somebody wants, and gives up what takes too long.
+    pub(super) fn open_lines(&mut self, now: Time) {
+        while let Some((at, flow, generation)) = self.streams.limits.front().copied() {
+            let open = self
+                .io
+                .lines
+                .get(flow as usize)
+                .filter(|line| line.generation == generation)
+                .and_then(|line| line.connection.as_deref())
+                .is_none_or(Connection::is_open);
+            if !open && at > now {
+                break;
+            }
+            self.streams.limits.pop_front();
+            if !open {
+                let target = self.io.dial_of(flow).map_or(self.io.target, |dial| dial.target);
+                self.lost(flow, too_slow(&target), false);
+            }
+        }
+        while let Some((_, flow)) = self.streams.retries.front().copied().filter(|(at, _)| *at <= now) {
+            self.streams.retries.pop_front();
+            self.io.recorder.count(now, self.io.stage, Counter::Reconnect, 1);
+            self.io.wanted.push(flow);
+        }
+        // What is wanted meanwhile, after a failure, has its turn at the next call.
+        for flow in std::mem::take(&mut self.io.wanted) {
+            self.open_line(now, flow);
+        }
+    }
+
+    fn open_line(&mut self, now: Time, flow: Flow) {
+        let Some(line) = self.io.lines.get(flow as usize) else { return };
+        let generation = line.generation;
+        let opened = match self.io.dial_of(flow) {
+            Some(dial) if self.io.allow.permits(dial.target.ip()) => Connection::open(dial),
+            Some(Dial { target, .. }) => Err(self.io.blocked(target.ip())),
+            None => Err(FlowError {
+                class: Class::Configuration,
+                code: "transport:connect",
+                reason: "there is nowhere to connect to".into(),
+                diagnosis: "give a target".into(),
+            }),
+        };
+        let watched = opened.and_then(|connection| {
+            self.streams.poller.add(&connection, key(flow, generation)).map_err(|error| FlowError {
+                class: Class::Generator,
+                code: "transport:connect",
+                reason: format!("the connection cannot be watched: {error}"),
+                diagnosis: "raise fs.epoll.max_user_watches, or use more agents".into(),
+            })?;
+            Ok(connection)
+        });
+        match watched {
+            Ok(connection) => {
+                self.io.lines[flow as usize].connection = Some(Box::new(connection));
+                self.streams.limits.push_back((now + CONNECT_LIMIT, flow, generation));
+            }
+            Err(error) => self.lost(flow, error, false),
+        }
+    }
+
+    /// Looks after the connections that are ready, one batch of them; `true`
+    /// if there may be more.
+    pub(crate) fn streams(&mut self) -> bool {
+        let mut ready = std::mem::take(&mut self.streams.ready);
+        // A failure of the call itself leaves the sockets as they are; they are asked again.
+        let more = self.streams.poller.take(&mut ready).unwrap_or(false);
+        ready.append(&mut self.streams.unfinished);
+        for ready in &ready {
+            self.look_after(*ready);
+        }
+        self.streams.ready = ready;
+        self.rest();
+        more
+    }
+
+    fn look_after(&mut self, ready: Ready) {
+        let (flow, generation) = ((ready.key >> 32) as Flow, ready.key as u32);
+        let now = clock::now();
+        self.io.now = now;
+        let io::ShardIo { lines, sealed, .. } = &mut self.io;
+        let connection = lines
+            .get_mut(flow as usize)
+            .filter(|line| line.generation == generation)
+            .and_then(|line| line.connection.as_deref_mut());
+        let Some(connection) = connection else { return };
+        if !connection.is_open() {
+            match connection.progress(ready, &mut self.streams.buffers, sealed) {
+                Ok(true) => self.connected(flow),
+                Ok(false) => return,
+                Err(error) => return self.lost(flow, error, false),
+            }
+        } else if ready.writable && connection.is_blocked() && connection.flush() == Written::Broken {
+            return self.lost(flow, closed("the connection broke"), true);
+        }
+        if ready.readable && !self.readable(flow, generation, ready.ended) {
+            self.streams.unfinished.push(Ready { writable: false, ..ready });
+        }
+    }
+
+    /// Reads what a connection has. Edges are told once, so it is read until
+    /// there is nothing; `false` if that is too much for one turn.
+    fn readable(&mut self, flow: Flow, generation: u32, ended: bool) -> bool {
+        for _ in 0..READS {
+            let now = clock::now();
+            self.io.now = now;
+            let io::ShardIo { lines, sealed, .. } = &mut self.io;
+            let connection = lines
+                .get_mut(flow as usize)
+                .filter(|line| line.generation == generation)
+                .and_then(|line| line.connection.as_deref_mut());
+            let Some(connection) = connection else { return true };
+            let peer = connection.peer();
+            let mut buffers = std::mem::take(&mut self.streams.buffers);
+            let received = connection.receive(&mut buffers, sealed, &mut self.stamps, now);
+            let framed = if buffers.has_news() {
+                let stamp = received.as_ref().ok().and_then(|received| received.stamp);
+                self.frames(stamp, flow, peer, buffers.bytes())
+            } else {
+                Ok(0)
+            };
+            let kept = match (&framed, self.io.lines.get_mut(flow as usize)) {
+                (Ok(used), Some(line)) if line.generation == generation && buffers.has_news() => {
+                    let rest = buffers.bytes().get(*used..).unwrap_or(b"");
+                    rest.is_empty() || line.connection.as_deref_mut().is_none_or(|c| c.keep(rest))
+                }
+                _ => true,
+            };
+            self.streams.buffers = buffers;
+            if self.io.lines.get(flow as usize).is_none_or(|line| line.generation != generation) {
+                return true; // hung up while it was read
+            }
+            let error = match (framed, kept, received) {
+                (Err(error), ..) => broken(&error.to_string()),
+                (_, false, _) => broken("a message that does not end"),
+                (.., Err(error)) => error,
+                (.., Ok(received)) if received.more || ended => continue,
+                (.., Ok(_)) => return true,
+            };
+            self.lost(flow, error, true);
+            return true;
+        }
+        false
+    }
+
+    /// Hands over the whole messages of a buffer; answers how many bytes they took.
+    fn frames(
+        &mut self,
+        stamp: Option<Time>,
+        flow: Flow,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<usize, frame::FrameError> {
+        let mut used = 0;
+        loop {
+            match frame::next(&bytes[used..])? {
+                Frame::More => return Ok(used),
+                Frame::KeepAlive(n) => used += n,
+                Frame::Message { begin, end } => {
+                    let origin = Origin { from: peer, foreign: false };
+                    let message = &bytes[used + begin..used + end];
+                    used += end;
+                    let now = clock::now();
+                    self.io.now = now;
+                    self.stamped(stamp.is_some());
+                    self.message(now, stamp.unwrap_or(now), flow, origin, message);
+                    self.arrivals(clock::now());
+                    if !self.io.shared || self.io.outbox_is_full() {
+                        self.flush();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes what waits to leave together, and tells the population when it did.
+    pub(super) fn flush(&mut self) {
+        let flow = self.io.outbox_flow();
+        let Some((at, written)) = self.io.flush_outbox() else { return };
+        self.population.flushed(at, &mut self.io);
+        match written {
+            Written::Whole => {}
+            Written::Blocked => self.io.recorder.count(at, self.io.stage, Counter::WriteBlocked, 1),
+            Written::Refused => {
+                self.lost(flow, closed("the other side does not read: too much waits to be written"), true);
+            }
+            // The end is found by reading, too; whichever comes first.
+            Written::Broken => self.lost(flow, closed("the connection broke"), true),
+        }
+    }
+
+    fn connected(&mut self, flow: Flow) {
+        let now = clock::now();
+        self.io.now = now;
+        if !self.io.shared {
+            self.population.on_flow(now, flow, FlowEvent::Open(now), &mut self.io);
+        }
+        self.rest();
+    }
+
+    /// A connection could not be made, or ended.
+    pub(super) fn lost(&mut self, flow: Flow, error: FlowError, connected: bool) {
+        let now = clock::now();
+        self.io.now = now;
+        if let Some(line) = self.io.lines.get_mut(flow as usize) {
+            line.connection = None;
+            line.generation = line.generation.wrapping_add(1);
+        }
+        if !connected && self.io.dials.len() > 1 {
+            // RFC 3263 §4.3: the next target is tried by whoever connects next.
+            self.io.dial = (self.io.dial + 1) % self.io.dials.len();
+            self.io.recorder.name(now, self.io.stage, "failover", "", 1);
+        }
+        if self.io.shared {
+            self.shared_lost(now, flow, error, connected);
+        } else {
+            self.population.on_flow(now, flow, io::gone(error, connected), &mut self.io);
+        }
+        self.rest();
+    }
+
+    /// All users of a shared connection lost it.
+    fn shared_lost(&mut self, now: Time, flow: Flow, error: FlowError, connected: bool) {
+        if !connected {
+            // Nobody's yet: the users say so themselves once they have it.
+            let failure = Failure {
+                activity: Activity::Connect,
+                stage: self.io.stage,
+                class: error.class,
+                code: error.code,
+                reason: error.reason.as_bytes(),
+                diagnosis: error.diagnosis.as_bytes(),
+                user: flow,
+                at: now,
+                request: b"",
+                response: b"",
+            };
+            adsum_presence::Host::failed(&mut self.io, &failure);
+        }
+        if !matches!(self.state, stages::State::Done) {
+            self.streams.retries.push_back((now + RETRY, flow));
+        }
+        let lines = self.io.lines.len() as u32;
+        for user in (flow..self.population.users()).step_by(lines.max(1) as usize) {
+            let event = io::gone(error.clone(), connected);
+            self.population.on_flow(now, user, event, &mut self.io);
+        }
+    }
+}
+
+fn too_slow(target: &SocketAddr) -> FlowError {
+    FlowError {
+        class: Class::Network,
+        code: "transport:connect",
+        reason: format!("no connection to {target} within {} s", CONNECT_LIMIT / SECOND),
+        diagnosis: "look for firewalls between, and whether the pool still accepts connections".into(),
+    }
+}
+
+fn closed(reason: &str) -> FlowError {
+    FlowError {
+        class: Class::Pool,
+        code: "transport:closed",
+        reason: reason.to_owned(),
+        diagnosis: "the other side ended the connection: look at its log and its limits".to_owned(),
+    }
+}
+
+fn broken(reason: &str) -> FlowError {
+    FlowError {
+        class: Class::Pool,
+        code: "protocol:framing",
+        reason: reason.to_owned(),
+        diagnosis: "the other side sent what is no SIP over a stream; the connection was closed".to_owned(),
+    }
+}
