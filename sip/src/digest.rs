@@ -220,18 +220,20 @@ impl Digest {
         self.shapes.places.len()
     }
 
-    /// Answers the challenges of one kind.
+    /// Answers the challenges of one kind. `digits`: the length of the H(A1)
+    /// that the user came with, which fits some algorithms only.
     fn answer(
         &mut self,
         state: &mut State,
         incoming: &Incoming<'_>,
         proxy: bool,
+        digits: Option<usize>,
         attempts: &mut Attempts,
     ) -> Verdict {
         let id = if proxy { HeaderId::ProxyAuthenticate } else { HeaderId::WwwAuthenticate };
         for value in incoming.message.headers(id) {
             let value = unfold(value);
-            if let Some(challenge) = Challenge::topmost(&value) {
+            if let Some(challenge) = Challenge::topmost(&value, digits) {
                 let sent = sent(incoming.request, proxy).filter(|sent| sent.realm == challenge.realm);
                 return self.take(state.place(proxy), &challenge, sent.map(|sent| sent.nonce), attempts);
             }
@@ -414,14 +416,22 @@ impl Protection for Digest {
     /// Of several challenges the topmost that we speak is answered (RFC 8760
     /// §2.4). A proxy that forked may hand on those of the other kind, too
     /// (RFC 3261 §16.7): the next request answers both.
-    fn challenged(&mut self, state: &mut State, incoming: &Incoming<'_>, attempts: &mut Attempts) -> Verdict {
+    fn challenged(
+        &mut self,
+        state: &mut State,
+        accounts: &impl Credentials,
+        user: u32,
+        incoming: &Incoming<'_>,
+        attempts: &mut Attempts,
+    ) -> Verdict {
+        let digits = accounts.ha1(user).map(<[u8]>::len);
         let proxy = incoming.message.code() == 407;
-        let verdict = self.answer(state, incoming, proxy, attempts);
+        let verdict = self.answer(state, incoming, proxy, digits, attempts);
         let other = if proxy { HeaderId::WwwAuthenticate } else { HeaderId::ProxyAuthenticate };
         if verdict != Verdict::Answer || incoming.message.header(other).is_none() {
             return verdict;
         }
-        match self.answer(state, incoming, !proxy, attempts) {
+        match self.answer(state, incoming, !proxy, digits, attempts) {
             Verdict::Rejected => Verdict::Rejected,
             _ => verdict,
         }

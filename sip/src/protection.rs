@@ -118,6 +118,8 @@ pub trait Protection {
     fn challenged(
         &mut self,
         state: &mut Self::State,
+        accounts: &impl Credentials,
+        user: u32,
         incoming: &Incoming<'_>,
         attempts: &mut Attempts,
     ) -> Verdict;
@@ -141,7 +143,14 @@ impl Protection for Unprotected {
         Reading::Unprotected
     }
 
-    fn challenged(&mut self, (): &mut (), _: &Incoming<'_>, _: &mut Attempts) -> Verdict {
+    fn challenged(
+        &mut self,
+        (): &mut (),
+        _: &impl Credentials,
+        _: u32,
+        _: &Incoming<'_>,
+        _: &mut Attempts,
+    ) -> Verdict {
         Verdict::Unsupported
     }
 
@@ -193,12 +202,14 @@ impl Protection for Scheme {
     fn challenged(
         &mut self,
         state: &mut Self::State,
+        accounts: &impl Credentials,
+        user: u32,
         incoming: &Incoming<'_>,
         attempts: &mut Attempts,
     ) -> Verdict {
         match self {
-            Scheme::None(none) => none.challenged(&mut (), incoming, attempts),
-            Scheme::Digest(digest) => digest.challenged(state, incoming, attempts),
+            Scheme::None(none) => none.challenged(&mut (), accounts, user, incoming, attempts),
+            Scheme::Digest(digest) => digest.challenged(state, accounts, user, incoming, attempts),
         }
     }
 

@@ -67,7 +67,7 @@ impl<'d> User<'d> {
         let mut scanner = Scanner::new();
         let message = scanner.scan(&text).unwrap();
         let incoming = Incoming { message: &message, request: &self.request };
-        self.digest.challenged(&mut self.state, &incoming, &mut self.attempts)
+        self.digest.challenged(&mut self.state, &self.accounts, 7, &incoming, &mut self.attempts)
     }
 
     fn answered(&mut self, code: u16, lines: &str) -> Reading {
@@ -411,7 +411,6 @@ fn what_the_server_wrote_goes_back_as_it_was() {
 fn a_user_may_come_with_ha1_or_be_asked_for_its_hashed_name() {
     let mut digest = Digest::new(true, 1);
     let mut user = User::new(&mut digest);
-    // H(alice:r:s3cret).
     let ha1 = "BA0CC7FE7D8D3A2D9C1B1F2E5D4C3B2A";
     user.accounts = Accounts { name: "alice", ha1: Some(ha1) };
     user.ask();
@@ -420,6 +419,11 @@ fn a_user_may_come_with_ha1_or_be_asked_for_its_hashed_name() {
     let value = line.split_once(": ").unwrap().1.trim_end();
     let given = Authorization::read(value.as_bytes()).unwrap();
     assert!(given.proves(Secret::Ha1(ha1.as_bytes()), b"PUBLISH", b""));
+    // It is one of MD5: of a longer hash there is no knowing.
+    let sha = www("n", ", stale=true, algorithm=SHA-256");
+    assert_eq!(user.challenged(401, &sha), Verdict::Unsupported);
+    assert_eq!(user.challenged(401, &format!("{sha}{}", www("m", ", stale=true"))), Verdict::Answer);
+    assert_eq!(param(&user.again(), "nonce"), Some("m"));
 
     let mut user = User::new(&mut digest);
     user.ask();
@@ -586,7 +590,7 @@ proptest! {
             let incoming = Incoming { message: &message, request: &request };
             digest.read(&mut state, &ALICE, 7, &incoming);
             if message.code() != 200 {
-                digest.challenged(&mut state, &incoming, &mut attempts);
+                digest.challenged(&mut state, &ALICE, 7, &incoming, &mut attempts);
             }
             let outgoing = Outgoing { method: b"PUBLISH", uri: b"sip:a@h", ..Outgoing::default() };
             let mut lines = Vec::new();

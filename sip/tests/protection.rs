@@ -26,7 +26,7 @@ fn converse(scheme: &mut Scheme) -> (Verdict, Reading, String, String) {
     let text = b"SIP/2.0 401 X\r\nWWW-Authenticate: Digest realm=\"r\", nonce=\"n\"\r\n\r\n";
     let message = scanner.scan(text).unwrap();
     let challenge = Incoming { message: &message, request: b"REGISTER sip:r SIP/2.0\r\n\r\n" };
-    let verdict = scheme.challenged(&mut state, &challenge, &mut attempts);
+    let verdict = scheme.challenged(&mut state, &Accounts, 3, &challenge, &mut attempts);
     let outgoing = Outgoing { method: b"REGISTER", uri: b"sip:r", ..Outgoing::default() };
     let (mut request, mut answer) = (Vec::new(), Vec::new());
     scheme.write(&mut state, &Accounts, 3, &outgoing, &mut request);

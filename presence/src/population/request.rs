@@ -227,7 +227,7 @@ impl Population {
     ) {
         let incoming = Incoming { message, request: &self.scratch.request };
         let auth = &mut self.users[order.user as usize].auth;
-        match self.protection.challenged(auth, &incoming, &mut order.attempts) {
+        match self.protection.challenged(auth, &*self.accounts, order.user, &incoming, &mut order.attempts) {
             Verdict::Answer if order.challenges < MAX_CHALLENGES => {
                 order.challenges += 1;
                 self.request(now, order, host);

@@ -14,6 +14,17 @@ pub enum Hash {
     Sha512_256,
 }
 
+impl Hash {
+    /// Hex digits of a result.
+    #[must_use]
+    pub fn digits(self) -> usize {
+        match self {
+            Hash::Md5 => 32,
+            Hash::Sha256 | Hash::Sha512_256 => 64,
+        }
+    }
+}
+
 /// The `algorithm` of a challenge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Algorithm {

@@ -107,12 +107,14 @@ pub(super) struct Challenge<'a> {
 impl<'a> Challenge<'a> {
     /// The topmost challenge of a header that we can answer (RFC 8760 §2.4).
     /// A header may hold several, though RFC 3261 §7.3.1 gives each its own.
-    pub(super) fn topmost(value: &'a [u8]) -> Option<Challenge<'a>> {
+    /// With `digits` the hash has to be that long.
+    pub(super) fn topmost(value: &'a [u8], digits: Option<usize>) -> Option<Challenge<'a>> {
+        let is_ours = |challenge: &Challenge<'_>| challenge.is_ours(digits);
         let mut open: Option<Challenge<'a>> = None;
         for item in Items(value) {
             match (item, &mut open) {
                 (Item::Word(scheme), _) => {
-                    if let Some(done) = open.filter(Challenge::is_ours) {
+                    if let Some(done) = open.filter(is_ours) {
                         return Some(done);
                     }
                     open = scheme.eq_ignore_ascii_case(b"Digest").then_some(Challenge::NEW);
@@ -121,7 +123,7 @@ impl<'a> Challenge<'a> {
                 (Item::Param(..), None) => {}
             }
         }
-        open.filter(Challenge::is_ours)
+        open.filter(is_ours)
     }
 
     const NEW: Challenge<'static> = Challenge {
@@ -156,8 +158,8 @@ impl<'a> Challenge<'a> {
         // Anything else is to be ignored (RFC 7616 §3.3).
     }
 
-    fn is_ours(&self) -> bool {
-        self.algorithm.is_some()
+    fn is_ours(&self, digits: Option<usize>) -> bool {
+        self.algorithm.is_some_and(|a| digits.is_none_or(|digits| digits == a.hash.digits()))
             && self.qop.is_some()
             && !self.nonce.is_empty()
             && [self.realm, self.nonce, self.opaque.unwrap_or(b"")].into_iter().all(goes_back)
