@@ -215,6 +215,20 @@ fn rejected_credentials_are_never_sent_again() {
     assert_eq!(world.desk.sent.len(), 2);
 }
 
+/// A server that lost its nonces gets one more attempt, a second loss is a refusal.
+#[test]
+fn another_nonce_without_stale_is_tried_once() {
+    let mut world = World::new();
+    world.sign_on();
+    for nonce in 0..3 {
+        let challenge = format!("WWW-Authenticate: Digest realm=\"r\", nonce=\"{nonce}\"\r\n");
+        assert_eq!(world.desk.failures, Vec::<String>::new());
+        world.answer(|_| (401, challenge));
+    }
+    assert_eq!(world.desk.sent.len(), 3);
+    assert_eq!(world.desk.failures, ["register auth:rejected"]);
+}
+
 #[test]
 fn a_server_that_never_has_enough_is_given_up() {
     let mut world = World::new();

@@ -24,7 +24,8 @@ pub trait Credentials {
 /// A message that is complete but for its protection.
 ///
 /// Texts are those of the message, byte for byte; URIs come without angle
-/// brackets, tags without quotes, and what is absent is empty.
+/// brackets, tags without quotes, and what is absent is empty. Asserted
+/// identities, which [MS-SIPAE] signs, too, are in no message of ours.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outgoing<'a> {
     /// The status code, 0 for a request.

@@ -370,6 +370,41 @@ fn a_proxy_and_a_registrar_behind_it_each_get_their_own() {
     }
 }
 
+/// What was sent to one is no refusal by the other, even where both use the
+/// same realm and nonce; and each may change its nonce once.
+#[test]
+fn a_proxy_and_a_registrar_are_told_apart() {
+    let mut digest = Digest::new(true, 1);
+    let mut user = User::new(&mut digest);
+    let proxy = |nonce: &str| www(nonce, QOP).replace("WWW-", "Proxy-");
+    user.ask();
+    assert_eq!(user.challenged(407, &proxy("same")), Verdict::Answer);
+    user.again();
+    assert_eq!(user.challenged(401, &www("same", QOP)), Verdict::Answer);
+    assert_eq!(user.again().matches("\r\n").count(), 2);
+    user.answered(200, "");
+    user.ask();
+    assert_eq!(user.challenged(407, &proxy("b")), Verdict::Answer);
+    user.again();
+    assert_eq!(user.challenged(401, &www("b", QOP)), Verdict::Answer);
+    user.again();
+    assert_eq!(user.challenged(407, &proxy("c")), Verdict::Rejected);
+    assert!(user.ask().starts_with("Authorization: "), "the registrar has not refused");
+}
+
+#[test]
+fn credentials_are_per_realm() {
+    let mut digest = Digest::new(true, 1);
+    let mut user = User::new(&mut digest);
+    user.ask();
+    assert_eq!(user.challenged(401, &www("n", QOP)), Verdict::Answer);
+    user.again();
+    let other = www("n", QOP).replace("realm=\"r\"", "realm=\"other\"");
+    assert_eq!(user.challenged(401, &other), Verdict::Answer, "that realm has not seen any");
+    assert_eq!(param(&user.again(), "realm"), Some("other"));
+    assert_eq!(user.challenged(401, &other), Verdict::Rejected);
+}
+
 /// RFC 3261 §16.7: a proxy that forked hands on the challenges of both kinds.
 #[test]
 fn challenges_of_both_kinds_in_one_answer_are_answered_together() {
@@ -403,6 +438,11 @@ fn what_the_server_wrote_goes_back_as_it_was() {
     }
     assert!(!line.contains("algorithm"), "none was named");
     assert!(is_right(&line));
+    // A remote target that would end the quotes.
+    let outgoing = Outgoing { method: b"PUBLISH", uri: b"sip:a\"b@h", ..Outgoing::default() };
+    let mut lines = Vec::new();
+    user.digest.write(&mut user.state, &user.accounts, 7, &outgoing, &mut lines);
+    assert!(is_right(std::str::from_utf8(&lines).unwrap()));
     user.challenged(401, &www("n", ", opaque=\"\", stale=true"));
     assert!(user.again().contains(", opaque=\"\""), "an empty opaque goes back, too");
 }
@@ -466,6 +506,11 @@ fn rspauth_is_checked_when_it_is_there() {
         assert_eq!(user.answered(403, &info("0123")), Reading::Refused);
         let wrong = given.rspauth(Secret::Password(b"other"), b"").unwrap();
         assert_eq!(user.answered(200, &info(std::str::from_utf8(wrong.text()).unwrap())), Reading::Refused);
+        // The server may choose a quality of its own for its proof.
+        let by_qop = Authorization { qop: b"auth-int", ..given }.rspauth(Secret::Password(b"s3cret"), b"");
+        let by_qop = format!("qop=auth-int, {}", info(std::str::from_utf8(by_qop.unwrap().text()).unwrap()));
+        let by_qop = by_qop.replace("Authentication-Info: ", "");
+        assert_eq!(user.answered(200, &format!("Authentication-Info: {by_qop}")), Reading::Accepted);
         let with_body = given.rspauth(Secret::Password(b"s3cret"), b"body").unwrap();
         assert_eq!(with_body.text() != right.as_bytes(), body_counts);
         assert_eq!(param(&user.ask(), "nonce"), Some("z"), "the answer counts all the same");

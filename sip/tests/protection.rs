@@ -20,6 +20,64 @@ impl Credentials for Accounts {
     }
 }
 
+/// What the schemes of MS-SIPAE sign (versions 3 and 4), made from the seam's fields alone.
+fn signature_string(rand: &str, num: u32, o: &Outgoing<'_>) -> String {
+    let text = |bytes| std::str::from_utf8(bytes).unwrap();
+    let expires = o.expires.map_or(String::new(), |seconds| seconds.to_string());
+    let mut string = format!(
+        "<NTLM><{rand}><{num}><SIP Communications Service><ref.loadlab.test><{}><{}><{}><{}><{}><{}><{}><><><{expires}>",
+        text(o.call_id),
+        o.cseq,
+        text(o.method),
+        text(o.from_uri),
+        text(o.from_tag),
+        text(o.to_uri),
+        text(o.to_tag),
+    );
+    if o.code != 0 {
+        string += &format!("<{}>", o.code);
+    }
+    string
+}
+
+/// The signature strings of the project's protocol guide, section 8.4: the seam has
+/// every field that a signature covers, for requests and for our answers.
+#[test]
+fn the_seam_shows_what_signatures_cover() {
+    let logoff = Outgoing {
+        method: b"REGISTER",
+        uri: b"sip:loadlab.test",
+        call_id: b"c0ffee01@pub00001",
+        cseq: 4,
+        from_uri: b"sip:pub00001@loadlab.test",
+        from_tag: b"t1a2b3c4d",
+        to_uri: b"sip:pub00001@loadlab.test",
+        expires: Some(0),
+        ..Outgoing::default()
+    };
+    assert_eq!(
+        signature_string("5a5a000b", 11, &logoff),
+        "<NTLM><5a5a000b><11><SIP Communications Service><ref.loadlab.test><c0ffee01@pub00001><4><REGISTER>\
+         <sip:pub00001@loadlab.test><t1a2b3c4d><sip:pub00001@loadlab.test><><><><0>"
+    );
+    let answer = Outgoing {
+        code: 200,
+        method: b"NOTIFY",
+        call_id: b"pres-sub00001-01",
+        cseq: 2,
+        from_uri: b"sip:sub00001@loadlab.test",
+        from_tag: b"8A0B0099",
+        to_uri: b"sip:sub00001@loadlab.test",
+        to_tag: b"ps01",
+        ..Outgoing::default()
+    };
+    assert_eq!(
+        signature_string("5a5a0007", 7, &answer),
+        "<NTLM><5a5a0007><7><SIP Communications Service><ref.loadlab.test><pres-sub00001-01><2><NOTIFY>\
+         <sip:sub00001@loadlab.test><8A0B0099><sip:sub00001@loadlab.test><ps01><><><><200>"
+    );
+}
+
 /// Gives verdict, reading of a wrong `rspauth`, and what is written: for a request, for an answer.
 fn converse(scheme: &mut Scheme) -> (Verdict, Reading, String, String) {
     let (mut state, mut attempts, mut scanner) = (State::default(), Attempts::default(), Scanner::new());
