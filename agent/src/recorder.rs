@@ -148,6 +148,7 @@ fn counter_name(counter: Counter) -> (&'static str, &'static str) {
         Counter::RefreshPublish => ("refresh", "PUBLISH"),
         Counter::Malformed => ("malformed", ""),
         Counter::AlreadyGone => ("already_gone", ""),
+        Counter::AuthMismatch => ("auth_mismatch", ""),
     }
 }
 
@@ -188,6 +189,7 @@ const COUNTERS: [Counter; Counter::COUNT] = [
     Counter::RefreshPublish,
     Counter::Malformed,
     Counter::AlreadyGone,
+    Counter::AuthMismatch,
 ];
 
 /// Counts of messages: direction, again or not, method, code.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use adsum_sip::protection::Credentials;
+
 /// One user by name.
 #[derive(Clone, Default)]
 pub struct Row {
@@ -151,9 +153,10 @@ impl Accounts {
             }
         }
     }
+}
 
-    /// Appends the user name for authentication.
-    pub fn write_auth_user(&self, user: u32, out: &mut Vec<u8>) {
+impl Credentials for Accounts {
+    fn write_user_name(&self, user: u32, out: &mut Vec<u8>) {
         match self {
             Accounts::Pattern { auth_user: Some(pattern), .. } => {
                 pattern.write(u64::from(self.number(user)), out);
@@ -177,8 +180,7 @@ impl Accounts {
         }
     }
 
-    /// Appends the password; nothing if there is only an H(A1).
-    pub fn write_password(&self, user: u32, out: &mut Vec<u8>) {
+    fn write_password(&self, user: u32, out: &mut Vec<u8>) {
         match self {
             Accounts::Pattern { password, .. } => password.write(u64::from(self.number(user)), out),
             Accounts::Rows { rows, .. } => {
@@ -187,9 +189,7 @@ impl Accounts {
         }
     }
 
-    /// H(A1) in hex, if the user came with one.
-    #[must_use]
-    pub fn ha1(&self, user: u32) -> Option<&[u8]> {
+    fn ha1(&self, user: u32) -> Option<&[u8]> {
         match self {
             Accounts::Pattern { .. } => None,
             Accounts::Rows { rows, .. } => {

@@ -99,7 +99,10 @@ pub fn of_schemes(message: &Message<'_>, out: &mut Vec<u8>) {
     if first {
         out.extend_from_slice(b"nothing (a challenge without a scheme)");
     }
-    out.extend_from_slice(b"; this version speaks Digest with MD5 or SHA-256 and qop auth or none");
+    out.extend_from_slice(
+        b"; this version speaks Digest with MD5, SHA-256 or SHA-512-256 and qop auth, auth-int or none; \
+          an account with ha1 has only the algorithm that this was made with",
+    );
 }
 
 /// What the reasons of RFC 6665 §4.1.3 mean to an administrator.

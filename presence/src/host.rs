@@ -161,11 +161,13 @@ pub enum Counter {
     Malformed,
     /// A log-off step that found nothing left to do (412, 481).
     AlreadyGone,
+    /// An answer whose proof of the server's identity (`rspauth`) was wrong.
+    AuthMismatch,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = Counter::AlreadyGone as usize + 1;
+    pub const COUNT: usize = Counter::AuthMismatch as usize + 1;
 }
 
 /// Methods that are told apart in counters.

@@ -12,16 +12,13 @@
 //! | [`population`] | users, workflows, held users; the entry points of the crate |
 //! | [`host`] | what a population asks of whoever drives it |
 //! | [`accounts`] | who the users are: patterns or rows |
-//! | [`auth`] | digest credentials, one nonce a user |
 //! | [`diagnosis`] | failures in words for an administrator |
 //! | [`simple`] | the messages of the `simple` dialect (RFC 3856, 3903, 6665) |
 //! | [`marker`] | the token by which a NOTIFY is recognised |
 //! | [`pidf`] | presence documents (RFC 3863) |
-//! | [`template`] | messages as pieces and slots |
 //! | [`slab`], [`wheel`] | storage: slots with generations, timers |
 
 pub mod accounts;
-pub mod auth;
 pub mod diagnosis;
 pub mod host;
 pub mod marker;
@@ -29,7 +26,6 @@ pub mod pidf;
 pub mod population;
 pub mod simple;
 pub mod slab;
-pub mod template;
 pub mod wheel;
 
 pub use accounts::Accounts;

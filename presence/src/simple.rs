@@ -5,6 +5,7 @@
 //! from then on a message is rendered by copying pieces and filling slots.
 
 use adsum_sip::ids::{BranchRef, Namespace, TAG_LEN};
+use adsum_sip::template::{Template, TemplateError};
 use adsum_sip::value;
 use rsip::headers::UntypedHeader as _;
 use rsip::{Header, Headers};
@@ -13,7 +14,6 @@ use crate::accounts::{Accounts, write_number};
 use crate::marker::Marker;
 use crate::pidf;
 use crate::population::Transport;
-use crate::template::{Template, TemplateError};
 
 /// What we call ourselves in `User-Agent`.
 pub const USER_AGENT: &str = concat!("adsum/", env!("CARGO_PKG_VERSION"));
@@ -52,7 +52,7 @@ pub struct Fields<'a> {
     pub expires: u32,
     /// `host:port` of our end.
     pub local: &'a [u8],
-    /// More header lines, each with its line break: Route, Authorization, SIP-If-Match.
+    /// More header lines, each with its line break: Route, SIP-If-Match.
     pub lines: &'a [u8],
     /// For a document.
     pub marker: Option<Marker>,
@@ -153,7 +153,8 @@ impl Messages {
         })
     }
 
-    /// Appends a message.
+    /// Appends a message. Returns where in `out` further header lines may be put:
+    /// those that protect it, which are made when the rest of it stands.
     pub fn render(
         &self,
         shape: Shape,
@@ -161,7 +162,8 @@ impl Messages {
         branch: BranchRef,
         fields: &Fields<'_>,
         out: &mut Vec<u8>,
-    ) {
+    ) -> usize {
+        let mut lines_end = out.len();
         let template = match shape {
             Shape::Register => &self.register,
             Shape::Subscribe => &self.subscribe,
@@ -185,13 +187,17 @@ impl Messages {
             Slot::CSeq => write_number(u64::from(fields.cseq), 0, out),
             Slot::User => out.extend_from_slice(user_of(fields.from)),
             Slot::Expires => write_number(u64::from(fields.expires), 0, out),
-            Slot::Lines => out.extend_from_slice(fields.lines),
+            Slot::Lines => {
+                out.extend_from_slice(fields.lines);
+                lines_end = out.len();
+            }
             Slot::Marker => {
                 if let Some(marker) = fields.marker {
                     marker.write(out);
                 }
             }
         });
+        lines_end
     }
 
     /// Appends the Contact URI that a user registers from `local`.

@@ -77,6 +77,7 @@ entries! {
         "etag_conflict" => "PUBLISHes answered with 412 and begun from scratch.",
         "malformed" => "Messages that are no SIP.",
         "already_gone" => "Steps of signing off that found nothing left to do (481, 412).",
+        "auth_mismatch" => "Answers whose rspauth (RFC 7616 section 3.5) was wrong: another server, other passwords there, or a proxy that changed the request. The answer counts all the same.",
         "cpu_us" => "CPU time of the shards in microseconds.",
         "loop_gap" => "Times that an engine's loop did not run for 250 ms or more.",
         "loop_gap_ms" => "How long those gaps were together.",

@@ -12,14 +12,20 @@
 //! | [`header`] | the headers that are known by number, with their compact forms |
 //! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
 //! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
+//! | [`template`] | messages as pieces and slots |
+//! | [`protection`] | the seam through which messages are signed and checked |
+//! | [`digest`] | digest authentication, RFC 7616 and 8760, both sides |
 //! | [`ids`] | Call-IDs, tags and branches that carry the slot they belong to |
 //! | [`time`] | instants and the timers of RFC 3261 table 4 |
 
 pub mod client;
+pub mod digest;
 pub mod frame;
 pub mod header;
 pub mod ids;
+pub mod protection;
 pub mod scan;
+pub mod template;
 pub mod time;
 pub mod value;
 

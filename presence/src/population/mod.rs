@@ -30,13 +30,14 @@ mod state;
 mod subscription;
 mod workflow;
 
-use adsum_sip::ids::Namespace;
+use adsum_sip::digest::Digest;
+use adsum_sip::ids::{Namespace, mix};
+use adsum_sip::protection::Scheme;
 use adsum_sip::time::Time;
 
 use std::rc::Rc;
 
 use crate::accounts::Accounts;
-use crate::auth::Authenticator;
 use crate::host::{Counter, Host, Stage};
 use crate::marker;
 use crate::simple::Messages;
@@ -128,7 +129,7 @@ pub struct Population {
     config: Config,
     accounts: Rc<Accounts>,
     messages: Messages,
-    authenticator: Authenticator,
+    protection: Scheme,
     users: Vec<User>,
     pairs: Vec<Pair>,
     dialogs: Slab<Dialog>,
@@ -166,8 +167,10 @@ impl Population {
     ) -> Result<Self, crate::simple::MessageError> {
         let messages = Messages::new(config.transport)?;
         let pairs = accounts.pairs().len();
+        // Shards share the run's key, but no client nonces.
+        let key = mix(config.namespace.key ^ mix(config.namespace.shard.into()));
         let population = Population {
-            authenticator: Authenticator::new(config.reuse_nonce, config.namespace.key),
+            protection: Scheme::Digest(Digest::new(config.reuse_nonce, key)),
             messages,
             users: std::iter::repeat_with(User::default).take(pairs * 2).collect(),
             pairs: vec![Pair::default(); if config.kind == Kind::Workflow { pairs } else { 0 }],
@@ -306,7 +309,7 @@ impl Population {
     /// A random number that does not repeat soon, from the population's seed.
     fn random(&mut self) -> u64 {
         self.jitter = self.jitter.wrapping_add(1);
-        adsum_sip::ids::mix(self.jitter)
+        mix(self.jitter)
     }
 }
 

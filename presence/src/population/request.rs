@@ -2,12 +2,14 @@
 
 use adsum_sip::client::{ClientTransaction, Method as Invite, OnResponse, OnTimer};
 use adsum_sip::ids::{BranchRef, CallKind, CallRef, LIMIT_30};
+use adsum_sip::protection::{Attempts, Incoming, Outgoing, Protection as _, Reading, Verdict};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message};
 
+use memchr::memmem;
+
 use super::state::{Purpose, Transaction, is, tried};
 use super::{Kind, Population, Transport};
-use crate::auth::Verdict;
 use crate::host::{Class, Counter, Failure, Hop, Host, Method, Sent, Stage};
 use crate::marker::Marker;
 use crate::simple::{Fields, MessageError, Shape};
@@ -28,6 +30,8 @@ pub(super) struct Scratch {
     pub uri: Vec<u8>,
     pub peer: Vec<u8>,
     pub lines: Vec<u8>,
+    /// Header lines that protect the message.
+    pub protection: Vec<u8>,
     pub local: Vec<u8>,
     pub call_id: Vec<u8>,
     pub reply: Vec<u8>,
@@ -48,6 +52,7 @@ pub(super) struct Order {
     pub sent: Option<Time>,
     pub tried: u8,
     pub challenges: u8,
+    pub attempts: Attempts,
     /// Where to, if not where the dialog or the flow leads.
     pub hop: Option<Hop>,
 }
@@ -66,6 +71,7 @@ impl Order {
             sent: None,
             tried: 0,
             challenges: 0,
+            attempts: Attempts::default(),
             hop: None,
         }
     }
@@ -83,6 +89,7 @@ impl Order {
             sent: Some(transaction.sent),
             tried: transaction.tried,
             challenges: transaction.challenges,
+            attempts: transaction.attempts,
             hop: None,
         }
     }
@@ -188,6 +195,15 @@ impl Population {
         let code = message.code();
         let transaction = &mut self.transactions[slot];
         let method = method_of(transaction.purpose);
+        let (stage, user) = (transaction.stage, transaction.user);
+        let incoming = Incoming { message, request: &transaction.bytes };
+        let auth = &mut self.users[user as usize].auth;
+        if self.protection.read(auth, &*self.accounts, user, &incoming) == Reading::Refused {
+            host.count(stage, Counter::AuthMismatch, stamp, 1);
+            if self.protection.drops_refused() {
+                return host.message_received(method, code, false);
+            }
+        }
         match transaction.client.on_response(stamp, code) {
             OnResponse::Provisional => {
                 host.message_received(method, code, false);
@@ -214,12 +230,7 @@ impl Population {
             301 | 302 | 305 if order.challenges < MAX_CHALLENGES => {
                 self.redirected(now, stamp, order, message, host)
             }
-            _ => {
-                if code < 300 {
-                    self.authenticator.succeeded(&mut self.users[order.user as usize].auth, message);
-                }
-                self.ended(stamp, order, Outcome::Answer(message), host);
-            }
+            _ => self.ended(stamp, order, Outcome::Answer(message), host),
         }
     }
 
@@ -231,9 +242,9 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
-        let user = &mut self.users[order.user as usize];
-        let verdict = self.authenticator.challenged(&mut user.auth, message);
-        match verdict {
+        let incoming = Incoming { message, request: &self.scratch.request };
+        let auth = &mut self.users[order.user as usize].auth;
+        match self.protection.challenged(auth, &*self.accounts, order.user, &incoming, &mut order.attempts) {
             Verdict::Answer if order.challenges < MAX_CHALLENGES => {
                 order.challenges += 1;
                 self.request(now, order, host);
@@ -324,6 +335,7 @@ impl Population {
             purpose: order.purpose,
             tried: order.tried,
             challenges: order.challenges,
+            attempts: order.attempts,
             user: order.user,
             dialog: order.dialog,
             publication: order.publication,
@@ -398,7 +410,7 @@ impl Population {
     ) -> u32 {
         let namespace = self.config.namespace;
         let user = &mut self.users[order.user as usize];
-        let Scratch { uri, peer, lines, local, call_id, .. } = scratch;
+        let Scratch { uri, peer, lines, protection, local, call_id, .. } = scratch;
         for buffer in [&mut *uri, &mut *peer, &mut *lines, &mut *local, &mut *call_id] {
             buffer.clear();
         }
@@ -455,8 +467,6 @@ impl Population {
                 (Shape::Subscribe, call, dialog.local_cseq)
             }
         };
-        let method = method_of(order.purpose).name().as_bytes();
-        self.authenticator.write(&mut user.auth, &self.accounts, order.user, method, request_uri, lines);
         namespace.write_call_id(call_id, call);
         let fields = Fields {
             request_uri,
@@ -471,7 +481,26 @@ impl Population {
             lines,
             marker,
         };
-        self.messages.render(shape, &namespace, branch, &fields, out);
+        let lines_at = self.messages.render(shape, &namespace, branch, &fields, out);
+        let head = memmem::find(&out[lines_at..], b"\r\n\r\n").map_or(out.len(), |end| lines_at + end + 4);
+        let outgoing = Outgoing {
+            code: 0,
+            method: method_of(order.purpose).name().as_bytes(),
+            uri: request_uri,
+            call_id,
+            cseq,
+            from_uri: uri,
+            from_tag: &fields.from_tag,
+            to_uri: to,
+            to_tag,
+            expires: Some(order.expires),
+            body: &out[head..],
+        };
+        protection.clear();
+        self.protection.write(&mut user.auth, &*self.accounts, order.user, &outgoing, protection);
+        // In place, behind the other lines: nothing else of the message moves against the rest.
+        out.extend_from_slice(protection);
+        out[lines_at..].rotate_right(protection.len());
         cseq
     }
 

@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use adsum_sip::Time;
 use adsum_sip::client::ClientTransaction;
+use adsum_sip::protection::{Attempts, Protection, Scheme};
 use smallvec::SmallVec;
 
-use crate::auth::AuthState;
 use crate::host::{Activity, Flow, Hop, Stage};
 use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
@@ -72,7 +72,7 @@ pub(super) struct User {
     pub waiting_head: Slot,
     pub waiting_tail: Slot,
 
-    pub auth: AuthState,
+    pub auth: <Scheme as Protection>::State,
 }
 
 impl Default for User {
@@ -97,7 +97,7 @@ impl Default for User {
             newest: NONE,
             waiting_head: NONE,
             waiting_tail: NONE,
-            auth: AuthState::default(),
+            auth: Default::default(),
         }
     }
 }
@@ -236,6 +236,7 @@ pub(super) struct Transaction {
     pub tried: u8,
     /// How often it was challenged.
     pub challenges: u8,
+    pub attempts: Attempts,
     pub user: u32,
     /// For subscriptions.
     pub dialog: Slot,

@@ -1,0 +1,498 @@
+//! Digest (RFC 7616, 8760; RFC 3261 §22): one nonce for each user, used again
+//! until the server wants another.
+//!
+//! [`Digest`] answers challenges for all users of a shard, [`State`] is what a
+//! user holds. What challenges have in common (realm, opaque, algorithm) is
+//! kept once for all users. A proxy and the registrar behind it may both want
+//! credentials: the second one is boxed, so that only such users pay for it.
+//! Nothing is allocated on the steady path: names, passwords and hashes pass
+//! through the stack and through buffers that belong to the shard.
+//!
+//! [`Authorization`] and [`Secret`] are the server's side.
+
+mod hash;
+mod read;
+mod server;
+
+use memchr::memmem;
+use smallvec::SmallVec;
+
+use crate::header::HeaderId;
+use crate::ids::mix;
+use crate::protection::{Attempts, Credentials, Incoming, Outgoing, Protection, Reading, Verdict};
+use crate::scan::unfold;
+
+pub use hash::{Algorithm, Hash, Hex, Text, Use, ha1, hash, response};
+pub use read::{Authorization, MAX_VALUE};
+use read::{Challenge, Qop};
+pub use server::Secret;
+
+/// Distinct realms, opaques and algorithms that one shard remembers: a handle
+/// is eight bits of place and eight of generation.
+pub const MAX_SHAPES: usize = 256;
+
+/// What a user holds of its servers' last challenges.
+#[derive(Debug, Default)]
+pub struct State {
+    first: Held,
+    /// Where both a proxy and the server behind it want credentials.
+    second: Option<Box<Held>>,
+}
+
+/// What is held for one of 401 and 407.
+#[derive(Debug, Default)]
+struct Held {
+    nonce: SmallVec<[u8; 56]>,
+    /// Uses of this nonce so far (RFC 7616 §3.4: `nc`).
+    uses: u32,
+    /// What the challenge was like: a handle of [`Shapes`].
+    shape: u16,
+    flags: u8,
+}
+
+/// Bits of [`Held::flags`].
+mod is {
+    /// It belongs to a kind of challenge, and stays with it.
+    pub const TAKEN: u8 = 1;
+    /// That kind is 407.
+    pub const PROXY: u8 = 2;
+    /// There is a nonce to answer with.
+    pub const KNOWN: u8 = 4;
+    /// Credentials go along until a 2xx says that they are right.
+    pub const ARMED: u8 = 8;
+    /// They were refused, for good.
+    pub const REJECTED: u8 = 16;
+}
+
+impl Held {
+    fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn set_nonce(&mut self, nonce: &[u8]) {
+        self.nonce.clear();
+        self.nonce.extend_from_slice(nonce);
+        self.uses = 0;
+    }
+
+    /// Nothing to answer with any more.
+    fn forget(&mut self) {
+        self.nonce = SmallVec::new();
+        self.flags &= !(is::KNOWN | is::ARMED);
+    }
+}
+
+impl State {
+    fn all(&mut self) -> impl Iterator<Item = &mut Held> {
+        std::iter::once(&mut self.first).chain(self.second.as_deref_mut())
+    }
+
+    fn get(&mut self, proxy: bool) -> Option<&mut Held> {
+        self.all().find(|held| held.is(is::TAKEN) && held.is(is::PROXY) == proxy)
+    }
+
+    /// The place for a kind of challenge; the second kind gets a box.
+    fn place(&mut self, proxy: bool) -> &mut Held {
+        let flags = is::TAKEN | if proxy { is::PROXY } else { 0 };
+        if !self.first.is(is::TAKEN) {
+            self.first.flags = flags;
+        }
+        if self.first.is(is::PROXY) == proxy {
+            return &mut self.first;
+        }
+        self.second.get_or_insert_with(|| Box::new(Held { flags, ..Held::default() }))
+    }
+}
+
+/// What challenges have in common, kept once for all users.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    realm: Box<[u8]>,
+    opaque: Option<Box<[u8]>>,
+    algorithm: Algorithm,
+    /// The algorithm as the server spelt it, if it did.
+    spelt: Option<Box<[u8]>>,
+    qop: Qop,
+    userhash: bool,
+}
+
+impl Shape {
+    fn is_of(&self, challenge: &Challenge<'_>) -> bool {
+        *self.realm == *challenge.realm
+            && self.opaque.as_deref() == challenge.opaque
+            && Some(self.algorithm) == challenge.algorithm
+            && self.spelt.as_deref() == challenge.spelt
+            && Some(self.qop) == challenge.qop
+            && self.userhash == challenge.userhash
+    }
+}
+
+/// The shapes of a shard. Where all places are taken the oldest makes room: a
+/// server with an opaque of its own for every challenge ends there. A user that
+/// still holds the old handle has forgotten its nonce and is challenged anew.
+#[derive(Debug, Default)]
+struct Shapes {
+    places: Vec<(u8, Shape)>,
+    oldest: usize,
+}
+
+impl Shapes {
+    fn get(&self, handle: u16) -> Option<&Shape> {
+        let [generation, at] = handle.to_be_bytes();
+        self.places.get(usize::from(at)).filter(|(held, _)| *held == generation).map(|(_, shape)| shape)
+    }
+
+    /// The handle of a challenge's shape; `None` if it is not one of ours.
+    fn of(&mut self, challenge: &Challenge<'_>) -> Option<u16> {
+        let known = self.places.iter().position(|(_, shape)| shape.is_of(challenge));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let shape = Shape {
+                    realm: challenge.realm.into(),
+                    opaque: challenge.opaque.map(Into::into),
+                    algorithm: challenge.algorithm?,
+                    spelt: challenge.spelt.map(Into::into),
+                    qop: challenge.qop?,
+                    userhash: challenge.userhash,
+                };
+                self.insert(shape)
+            }
+        };
+        Some(u16::from_be_bytes([self.places[at].0, u8::try_from(at).ok()?]))
+    }
+
+    fn insert(&mut self, shape: Shape) -> usize {
+        if self.places.len() < MAX_SHAPES {
+            self.places.push((0, shape));
+            return self.places.len() - 1;
+        }
+        let at = self.oldest;
+        self.oldest = (at + 1) % MAX_SHAPES;
+        let generation = self.places[at].0.wrapping_add(1);
+        self.places[at] = (generation, shape);
+        at
+    }
+}
+
+/// Answers challenges for all users of a shard.
+#[derive(Debug)]
+pub struct Digest {
+    reuse: bool,
+    key: u64,
+    shapes: Shapes,
+    /// Uses of any nonce: what makes a cnonce fresh.
+    counter: u64,
+    scratch: Scratch,
+}
+
+#[derive(Debug, Default)]
+struct Scratch {
+    name: Vec<u8>,
+    secret: Vec<u8>,
+}
+
+impl Scratch {
+    /// H(user:realm:password); the name stays in the scratch.
+    fn ha1(&mut self, accounts: &impl Credentials, user: u32, function: Hash, realm: &[u8]) -> Hex {
+        self.name.clear();
+        accounts.write_user_name(user, &mut self.name);
+        if let Some(ha1) = accounts.ha1(user) {
+            return Hex::of_text(ha1);
+        }
+        self.secret.clear();
+        accounts.write_password(user, &mut self.secret);
+        ha1(function, Text::Plain(&self.name), realm, &self.secret)
+    }
+}
+
+impl Digest {
+    /// With `reuse`, credentials go along unasked once a nonce is known.
+    /// `key` is what the client's nonces are made from; one for each shard.
+    #[must_use]
+    pub fn new(reuse: bool, key: u64) -> Self {
+        Digest { reuse, key, shapes: Shapes::default(), counter: 0, scratch: Scratch::default() }
+    }
+
+    /// How many shapes are remembered, at most [`MAX_SHAPES`].
+    #[must_use]
+    pub fn shapes(&self) -> usize {
+        self.shapes.places.len()
+    }
+
+    /// Answers the challenges of one kind. `digits`: the length of the H(A1)
+    /// that the user came with, which fits some algorithms only.
+    fn answer(
+        &mut self,
+        state: &mut State,
+        incoming: &Incoming<'_>,
+        proxy: bool,
+        digits: Option<usize>,
+        attempts: &mut Attempts,
+    ) -> Verdict {
+        let id = if proxy { HeaderId::ProxyAuthenticate } else { HeaderId::WwwAuthenticate };
+        for value in incoming.message.headers(id) {
+            let value = unfold(value);
+            if let Some(challenge) = Challenge::topmost(&value, digits) {
+                let sent = sent(incoming.request, proxy).filter(|sent| sent.realm == challenge.realm);
+                return self.take(state.place(proxy), &challenge, sent.map(|sent| sent.nonce), attempts);
+            }
+        }
+        Verdict::Unsupported
+    }
+
+    /// `sent`: the nonce with which this request asked for the same realm.
+    fn take(
+        &mut self,
+        held: &mut Held,
+        challenge: &Challenge<'_>,
+        sent: Option<&[u8]>,
+        attempts: &mut Attempts,
+    ) -> Verdict {
+        if held.is(is::REJECTED) {
+            return Verdict::Rejected;
+        }
+        if let Some(sent) = sent.filter(|_| !challenge.stale) {
+            // Credentials went along and were not taken. The same nonce, or a second
+            // new one without `stale`, says that they are wrong.
+            let tried = if held.is(is::PROXY) { 2 } else { 1 };
+            if sent == challenge.nonce || attempts.0 & tried != 0 {
+                held.forget();
+                held.flags |= is::REJECTED;
+                return Verdict::Rejected;
+            }
+            attempts.0 |= tried;
+        }
+        let Some(shape) = self.shapes.of(challenge) else { return Verdict::Unsupported };
+        if !held.is(is::KNOWN) || held.nonce.as_slice() != challenge.nonce {
+            held.set_nonce(challenge.nonce);
+        }
+        held.shape = shape;
+        held.flags |= is::KNOWN | is::ARMED;
+        Verdict::Answer
+    }
+
+    /// Appends the header line of one kind, if there is one.
+    fn line(
+        &mut self,
+        held: &mut Held,
+        accounts: &impl Credentials,
+        user: u32,
+        outgoing: &Outgoing<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        if !held.is(is::KNOWN) || !(self.reuse || held.is(is::ARMED)) {
+            return;
+        }
+        let Some(shape) = self.shapes.get(held.shape) else { return held.forget() };
+        held.uses = held.uses.saturating_add(1);
+        self.counter = self.counter.wrapping_add(1);
+        let session = shape.algorithm.session;
+        // A session's A1 holds the cnonce of its first request (RFC 7616 §3.4.2), but many
+        // servers take that of the request at hand: the same one all along suits both.
+        let fresh = if session { mix(u64::from(user)) ^ fold(&held.nonce) } else { self.counter };
+        let cnonce = Hex::of_bytes(&mix(self.key ^ fresh).to_be_bytes());
+        let nc = Hex::of_bytes(&held.uses.to_be_bytes());
+        let using = Use { nonce: &held.nonce, nc: nc.text(), cnonce: cnonce.text(), qop: shape.qop.text() };
+        let ha1 = self.scratch.ha1(accounts, user, shape.algorithm.hash, &shape.realm);
+        let uri = Text::Plain(outgoing.uri);
+        let response = response(shape.algorithm, &ha1, &using, outgoing.method, uri, outgoing.body);
+
+        out.extend_from_slice(field(held.is(is::PROXY)));
+        out.extend_from_slice(b" username=\"");
+        if shape.userhash {
+            let name = [Text::Plain(&self.scratch.name), Text::Plain(b":"), Text::Quoted(&shape.realm)];
+            out.extend_from_slice(hash(shape.algorithm.hash, &name).text());
+        } else {
+            quoted(&self.scratch.name, out);
+        }
+        out.extend_from_slice(b"\", realm=\"");
+        out.extend_from_slice(&shape.realm);
+        out.extend_from_slice(b"\", nonce=\"");
+        out.extend_from_slice(&held.nonce);
+        out.extend_from_slice(b"\", uri=\"");
+        quoted(outgoing.uri, out);
+        out.extend_from_slice(b"\", response=\"");
+        out.extend_from_slice(response.text());
+        out.push(b'"');
+        if let Some(spelt) = &shape.spelt {
+            out.extend_from_slice(b", algorithm=");
+            out.extend_from_slice(spelt);
+        }
+        if shape.qop != Qop::None {
+            out.extend_from_slice(b", qop=");
+            out.extend_from_slice(shape.qop.text());
+            out.extend_from_slice(b", nc=");
+            out.extend_from_slice(nc.text());
+        }
+        if shape.qop != Qop::None || session {
+            out.extend_from_slice(b", cnonce=\"");
+            out.extend_from_slice(cnonce.text());
+            out.push(b'"');
+        }
+        if let Some(opaque) = &shape.opaque {
+            out.extend_from_slice(b", opaque=\"");
+            out.extend_from_slice(opaque);
+            out.push(b'"');
+        }
+        if shape.userhash {
+            out.extend_from_slice(b", userhash=true");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Looks at `rspauth` of one kind (RFC 7616 §3.5); `None` if there is none,
+    /// or nothing of ours that it could be about.
+    fn is_theirs(
+        &mut self,
+        accounts: &impl Credentials,
+        user: u32,
+        info: &[u8],
+        incoming: &Incoming<'_>,
+        proxy: bool,
+    ) -> Option<bool> {
+        let given = read::info(info, "rspauth")?;
+        let sent = sent(incoming.request, proxy)?;
+        let algorithm = sent.algorithm?;
+        let ha1 = self.scratch.ha1(accounts, user, algorithm.hash, sent.realm);
+        let qop = read::info(info, "qop").unwrap_or(sent.qop);
+        let using = Use { qop, ..sent.using() };
+        let body = incoming.message.body();
+        let right = response(algorithm, &ha1, &using, b"", Text::Quoted(sent.uri), body);
+        Some(given.eq_ignore_ascii_case(right.text()))
+    }
+}
+
+impl Protection for Digest {
+    type State = State;
+
+    fn write(
+        &mut self,
+        state: &mut State,
+        accounts: &impl Credentials,
+        user: u32,
+        outgoing: &Outgoing<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        if outgoing.code != 0 {
+            return; // only requests carry credentials
+        }
+        for held in state.all() {
+            self.line(held, accounts, user, outgoing, out);
+        }
+    }
+
+    fn read(
+        &mut self,
+        state: &mut State,
+        accounts: &impl Credentials,
+        user: u32,
+        incoming: &Incoming<'_>,
+    ) -> Reading {
+        let succeeded = (200..300).contains(&incoming.message.code());
+        let mut reading = Reading::Unprotected;
+        let infos = [(HeaderId::AuthenticationInfo, false), (HeaderId::ProxyAuthenticationInfo, true)];
+        for (id, proxy) in infos {
+            let Some(info) = incoming.message.header(id) else { continue };
+            let info = unfold(info);
+            match self.is_theirs(accounts, user, &info, incoming, proxy) {
+                Some(false) => reading = Reading::Refused,
+                Some(true) if reading == Reading::Unprotected => reading = Reading::Accepted,
+                _ => {}
+            }
+            let next =
+                read::info(&info, "nextnonce").filter(|next| !next.is_empty() && read::goes_back(next));
+            let held = state.get(proxy).filter(|held| succeeded && held.is(is::KNOWN));
+            if let (Some(next), Some(held)) = (next, held) {
+                held.set_nonce(next);
+            }
+        }
+        if succeeded {
+            state.all().for_each(|held| held.flags &= !is::ARMED);
+        }
+        reading
+    }
+
+    /// Of several challenges the topmost that we speak is answered (RFC 8760
+    /// §2.4). A proxy that forked may hand on those of the other kind, too
+    /// (RFC 3261 §16.7): the next request answers both.
+    fn challenged(
+        &mut self,
+        state: &mut State,
+        accounts: &impl Credentials,
+        user: u32,
+        incoming: &Incoming<'_>,
+        attempts: &mut Attempts,
+    ) -> Verdict {
+        let digits = accounts.ha1(user).map(<[u8]>::len);
+        let proxy = incoming.message.code() == 407;
+        let verdict = self.answer(state, incoming, proxy, digits, attempts);
+        let other = if proxy { HeaderId::WwwAuthenticate } else { HeaderId::ProxyAuthenticate };
+        if verdict != Verdict::Answer || incoming.message.header(other).is_none() {
+            return verdict;
+        }
+        match self.answer(state, incoming, !proxy, digits, attempts) {
+            Verdict::Rejected => Verdict::Rejected,
+            _ => verdict,
+        }
+    }
+
+    fn drops_refused(&self) -> bool {
+        false
+    }
+}
+
+/// The name of the header that answers, and the scheme.
+fn field(proxy: bool) -> &'static [u8] {
+    if proxy { b"Proxy-Authorization: Digest" } else { b"Authorization: Digest" }
+}
+
+/// The credentials of one kind that a request of ours carries.
+fn sent(request: &[u8], proxy: bool) -> Option<Authorization<'_>> {
+    let head = &request[..memmem::find(request, b"\r\n\r\n")?];
+    let field = field(proxy);
+    // As `line` writes it: at the beginning of a line, in one line.
+    let mut from = 0;
+    loop {
+        let at = from + memmem::find(&head[from..], field)?;
+        from = at + field.len();
+        if head[..at].ends_with(b"\n") {
+            let value = &head[from - b"Digest".len()..];
+            let end = memchr::memchr(b'\r', value).unwrap_or(value.len());
+            return Authorization::read(&value[..end]);
+        }
+    }
+}
+
+/// Appends a text that is to stand between quotes.
+fn quoted(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+}
+
+/// Sixty-four bits of a text (FNV-1a).
+fn fold(text: &[u8]) -> u64 {
+    text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One million held users pay for every byte; see the presence crate's state.
+    #[test]
+    fn a_users_state_takes_eighty_bytes() {
+        assert_eq!(std::mem::size_of::<State>(), 80);
+        let (mut state, nonce) = (State::default(), [b'n'; 56]);
+        state.place(false).set_nonce(&nonce);
+        assert!(!state.first.nonce.spilled() && state.second.is_none());
+        state.place(true).set_nonce(&nonce);
+        assert!(state.second.is_some_and(|held| held.is(is::PROXY)));
+    }
+}
