@@ -66,9 +66,7 @@ entries! {
         "waited_publication" => "Publications that waited for the previous PUBLISH of the same user.",
         "write_blocked" => "Writes that the kernel did not take at once: the pool reads too slowly.",
         "rx_dropped" => "Datagrams lost in this host's receive buffer. Raise net.core.rmem_max.",
-        "rx_unstamped" => {
-            "Messages without the kernel's receive stamp: dated when they were read, which may be later."
-        }
+        "rx_unstamped" => "Messages without the kernel's receive stamp: dated when they were read, which may be later.",
         "rx_foreign_source" => "Datagrams from another address than the target's.",
         "rx_refused_source" => "Datagrams from an address that is not allowed; not read.",
         "overflow" => "Latencies beyond one hour, by metric.",
