@@ -12,6 +12,8 @@
 //! | [`header`] | the headers that are known by number, with their compact forms |
 //! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
 //! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
+//! | [`server`] | server transactions, RFC 3261 §17.2, and the keys that find them |
+//! | [`oracle`] | rsip's second opinion on what the scanner read, for samples and tests |
 //! | [`ids`] | Call-IDs, tags and branches that carry the slot they belong to |
 //! | [`time`] | instants and the timers of RFC 3261 table 4 |
 
@@ -19,7 +21,9 @@ pub mod client;
 pub mod frame;
 pub mod header;
 pub mod ids;
+pub mod oracle;
 pub mod scan;
+pub mod server;
 pub mod time;
 pub mod value;
 
