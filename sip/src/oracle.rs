@@ -107,7 +107,7 @@ impl Comparison {
         let start = start_text(ours.start());
         self.one(Field::StartLine, Some(&start), their_start(theirs), same_text)
             .or_else(|| self.one(Field::CallId, call_id.as_deref(), their_call_id(theirs), same))
-            .or_else(|| self.one(Field::CSeq, cseq.as_deref(), their_cseq(theirs), same))
+            .or_else(|| self.one(Field::CSeq, cseq.as_deref(), their_cseq(theirs), same_text))
             .or_else(|| self.one(Field::FromTag, ours.from_tag(), their_from(theirs), same))
             .or_else(|| self.one(Field::ToTag, ours.to_tag(), their_to(theirs), same))
             .or_else(|| self.one(Field::Branch, ours.branch(), their_branch(theirs), same))
@@ -154,10 +154,7 @@ fn start_text(start: Start<'_>) -> Vec<u8> {
 fn their_start(theirs: &rsip::SipMessage) -> Reading {
     match theirs {
         rsip::SipMessage::Request(request) => {
-            // It renders `scheme://` for schemes that it does not know.
-            if matches!(request.uri.scheme, Some(rsip::Scheme::Other(_))) {
-                return Err("a scheme that is neither sip nor sips".into());
-            }
+            sip_only(&request.uri)?;
             Ok(Some(format!("{} {}", request.method, request.uri).into_bytes()))
         }
         // Its own reason phrases stand in for those of the message.
@@ -185,21 +182,21 @@ fn their_from(theirs: &rsip::SipMessage) -> Reading {
     let Ok(header) = theirs.from_header() else { return Ok(None) };
     let typed = header.typed().map_err(|error| bounded(format_args!("{error}")))?;
     whole_unless_bracketed(header.value(), &typed)?;
-    Ok(typed.tag().map(|tag| tag.to_string().into_bytes()))
+    Ok(param(&typed.params, "tag"))
 }
 
 fn their_to(theirs: &rsip::SipMessage) -> Reading {
     let Ok(header) = theirs.to_header() else { return Ok(None) };
     let typed = header.typed().map_err(|error| bounded(format_args!("{error}")))?;
     whole_unless_bracketed(header.value(), &typed)?;
-    Ok(typed.tag().map(|tag| tag.to_string().into_bytes()))
+    Ok(param(&typed.params, "tag"))
 }
 
 fn their_branch(theirs: &rsip::SipMessage) -> Reading {
     let Ok(header) = theirs.via_header() else { return Ok(None) };
     let typed = header.typed().map_err(|error| bounded(format_args!("{error}")))?;
     whole(header.value(), &typed)?;
-    Ok(typed.branch().map(|branch| branch.to_string().into_bytes()))
+    Ok(param(&typed.params, "branch"))
 }
 
 fn their_length(theirs: &rsip::SipMessage) -> Reading {
@@ -218,10 +215,26 @@ fn their_contact(theirs: &rsip::SipMessage) -> Reading {
     let Ok(header) = theirs.contact_header() else { return Ok(None) };
     let typed = header.typed().map_err(|error| bounded(format_args!("{error}")))?;
     whole(header.value(), &typed)?;
-    if matches!(typed.uri.scheme, Some(rsip::Scheme::Other(_))) {
-        return Err("a scheme that is neither sip nor sips".into());
-    }
+    sip_only(&typed.uri)?;
     Ok(Some(typed.uri.to_string().into_bytes()))
+}
+
+/// It takes `tel:+155` for host and port, and renders `scheme://` for what it does not know.
+fn sip_only(uri: &rsip::Uri) -> Result<(), String> {
+    match &uri.scheme {
+        Some(rsip::Scheme::Sip | rsip::Scheme::Sips) => Ok(()),
+        _ => Err("a scheme that is neither sip nor sips".into()),
+    }
+}
+
+/// The first parameter of that name; one without a value has an empty one.
+fn param(params: &[rsip::Param], name: &str) -> Option<Vec<u8>> {
+    params.iter().find_map(|param| match param {
+        rsip::Param::Tag(tag) if name == "tag" => Some(tag.to_string().into_bytes()),
+        rsip::Param::Branch(branch) if name == "branch" => Some(branch.to_string().into_bytes()),
+        rsip::Param::Other(other, None) if other.value().eq_ignore_ascii_case(name) => Some(Vec::new()),
+        _ => None,
+    })
 }
 
 /// rsip stops at the first byte of a value that it does not know and is content
@@ -243,7 +256,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// Equal but for case, blanks and angle brackets: rsip renders `;transport=UDP`
-/// for `;transport=udp`.
+/// for `;transport=udp` and takes methods in any case.
 fn same_text(a: &[u8], b: &[u8]) -> bool {
     fn text(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
         let kept = bytes.iter().filter(|b| !matches!(b, b' ' | b'\t' | b'<' | b'>'));
