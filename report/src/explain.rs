@@ -66,6 +66,7 @@ entries! {
         "waited_publication" => "Publications that waited for the previous PUBLISH of the same user.",
         "write_blocked" => "Writes that the kernel did not take at once: the pool reads too slowly.",
         "rx_dropped" => "Datagrams lost in this host's receive buffer. Raise net.core.rmem_max.",
+        "second_opinion" => "Messages that rsip read, too: one of 64 and the first of each kind. Label `disagree`: one of the two readings is wrong; please report it.",
         "rx_unstamped" => "Messages without the kernel's receive stamp: dated when they were read, which may be later.",
         "rx_foreign_source" => "Datagrams from another address than the target's.",
         "rx_refused_source" => "Datagrams from an address that is not allowed; not read.",

@@ -71,9 +71,10 @@ pub fn next(bytes: &[u8]) -> Result<Frame, FrameError> {
     Ok(if end <= bytes.len() { Frame::Message { begin, end } } else { Frame::More })
 }
 
-/// The index after the empty line; bare line feeds are tolerated.
+/// The index after the empty line; bare line feeds are tolerated, also next to
+/// CRLF, because the scanner does so: both must see the same end.
 fn head_end(bytes: &[u8]) -> Option<usize> {
-    let strict = memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4);
+    let strict = memmem::find(bytes, b"\n\r\n").map(|at| at + 3);
     let bare = memmem::find(bytes, b"\n\n").map(|at| at + 2);
     match (strict, bare) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -84,14 +85,19 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
 fn body_length(head: &[u8]) -> Result<u32, FrameError> {
     let mut length = None;
     let mut typed = false;
-    for line in head.split(|b| *b == b'\n').skip(1) {
-        if matches!(line.first(), Some(b' ' | b'\t') | None) {
-            continue;
+    let mut rest = &head[line_end(head)..];
+    while !rest.is_empty() {
+        // A header with the lines it is folded over.
+        let mut end = line_end(rest);
+        while matches!(rest.get(end), Some(b' ' | b'\t')) {
+            end += line_end(&rest[end..]);
         }
-        let Some(colon) = memchr(b':', line) else { continue };
-        match HeaderId::of(line[..colon].trim_ascii()) {
+        let (field, more) = rest.split_at(end);
+        rest = more;
+        let Some(colon) = memchr(b':', field) else { continue };
+        match HeaderId::of(field[..colon].trim_ascii()) {
             HeaderId::ContentLength => {
-                let value = value::number(&line[colon + 1..]).ok_or(FrameError::BadLength)?;
+                let value = value::number(&field[colon + 1..]).ok_or(FrameError::BadLength)?;
                 if length.is_some_and(|before| before != value) {
                     return Err(FrameError::BadLength);
                 }
@@ -106,6 +112,11 @@ fn body_length(head: &[u8]) -> Result<u32, FrameError> {
         None if typed => Err(FrameError::NoLength),
         None => Ok(0),
     }
+}
+
+/// The index after the first line.
+fn line_end(bytes: &[u8]) -> usize {
+    memchr(b'\n', bytes).map_or(bytes.len(), |feed| feed + 1)
 }
 
 #[cfg(test)]
@@ -135,6 +146,13 @@ mod tests {
             assert_eq!(found, [TWO[4..30].to_vec(), TWO[30..].to_vec()], "cut at {cut}");
             assert!(buffer.is_empty());
         }
+    }
+
+    #[test]
+    fn mixed_line_ends_and_folds_are_framed_as_they_are_scanned() {
+        let message = Frame::Message { begin: 0, end: 25 };
+        assert_eq!(next(b"A b SIP/2.0\nl:\r\n 2  \n\r\nhi\r\n\r\n"), Ok(message));
+        assert_eq!(next(b"A\r\nl: 1\r\n 2\r\n\r\n"), Err(FrameError::BadLength));
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! | [`header`] | the headers that are known by number, with their compact forms |
 //! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
 //! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
+//! | [`server`] | server transactions, RFC 3261 §17.2, and the keys that find them |
+//! | [`oracle`] | rsip's second opinion on what the scanner read, for samples and tests |
 //! | [`template`] | messages as pieces and slots |
 //! | [`protection`] | the seam through which messages are signed and checked |
 //! | [`digest`] | digest authentication, RFC 7616 and 8760, both sides |
@@ -23,8 +25,10 @@ pub mod digest;
 pub mod frame;
 pub mod header;
 pub mod ids;
+pub mod oracle;
 pub mod protection;
 pub mod scan;
+pub mod server;
 pub mod template;
 pub mod time;
 pub mod value;

@@ -118,7 +118,7 @@ pub fn via(value: &[u8]) -> Option<Via<'_>> {
     let slash = memchr(b'/', top)?;
     let second = slash + 1 + memchr(b'/', &top[slash + 1..])?;
     let rest = trim(&top[second + 1..]);
-    let end = rest.iter().position(|b| matches!(b, b' ' | b'\t'))?;
+    let end = rest.iter().position(u8::is_ascii_whitespace)?;
     let transport = &rest[..end];
     let rest = trim(&rest[end..]);
     let semicolon = memchr(b';', rest).unwrap_or(rest.len());
@@ -141,7 +141,8 @@ pub fn branch(value: &[u8]) -> Option<&[u8]> {
         }
         if value[at..].starts_with(KEY) {
             let rest = &value[at + KEY.len()..];
-            let end = rest.iter().position(|b| matches!(b, b';' | b',' | b' ' | b'\t')).unwrap_or(rest.len());
+            let end = rest.iter().position(|b| matches!(b, b';' | b',') || b.is_ascii_whitespace());
+            let end = end.unwrap_or(rest.len());
             return Some(&rest[..end]);
         }
         from = at + 1;
@@ -155,7 +156,7 @@ pub fn host_port(value: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let host_end = if value.first() == Some(&b'[') {
         memchr(b']', value)? + 1
     } else {
-        value.iter().position(|b| matches!(b, b':' | b' ' | b'\t')).unwrap_or(value.len())
+        value.iter().position(|b| *b == b':' || b.is_ascii_whitespace()).unwrap_or(value.len())
     };
     let host = &value[..host_end];
     let rest = trim(&value[host_end..]);
@@ -317,6 +318,10 @@ mod tests {
         assert_eq!(branch(value), Some(&b"z9hG4bKa"[..]));
         assert_eq!(branch(b"SIP/2.0/UDP a, SIP/2.0/UDP b;branch=z9hG4bKb"), None);
         assert_eq!(branch(b"SIP/2.0/UDP a; branch = z9hG4bKc"), Some(&b"z9hG4bKc"[..]));
+        // Folded values come with their line breaks.
+        assert_eq!(branch(b"SIP/2.0/UDP a;branch=z9hG4bKd\r\n ;rport"), Some(&b"z9hG4bKd"[..]));
+        let folded = via(b"SIP/2.0/UDP\r\n a\r\n :5060").unwrap();
+        assert_eq!((folded.transport, folded.host, folded.port), (&b"UDP"[..], &b"a"[..], Some(5060)));
     }
 
     #[test]

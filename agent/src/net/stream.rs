@@ -430,7 +430,9 @@ impl Connection {
 
 /// A socket that asks for receive stamps and does nothing else.
 #[derive(Debug)]
-pub struct StampKeeper(Socket);
+pub struct StampKeeper {
+    _socket: Socket,
+}
 
 impl StampKeeper {
     /// Asks.
@@ -440,7 +442,7 @@ impl StampKeeper {
     pub fn new() -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         stamp_received(&socket)?;
-        Ok(StampKeeper(socket))
+        Ok(StampKeeper { _socket: socket })
     }
 }
 

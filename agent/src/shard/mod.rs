@@ -19,7 +19,8 @@ use adsum_presence::accounts::Accounts;
 use adsum_presence::host::{Counter, Flow, Origin, Stage};
 use adsum_presence::population::{Config, Kind, Population, Transport};
 use adsum_presence::simple::MessageError;
-use adsum_sip::{Scanner, Time};
+use adsum_sip::oracle::{Opinion, Sampler};
+use adsum_sip::{Message, Scanner, Time};
 
 use crate::ceiling::Ceiling;
 use crate::failures::FailureRow;
@@ -177,6 +178,8 @@ pub(crate) struct Core {
     population: Population,
     io: io::ShardIo,
     scanner: Scanner,
+    /// Which messages rsip reads, too.
+    sampler: Sampler,
     stamps: StampClock,
     ownership: Ownership,
     schedule: Schedule,
@@ -288,6 +291,7 @@ impl Core {
         let mut core = Core {
             io,
             scanner: Scanner::new(),
+            sampler: Sampler::default(),
             stamps: StampClock::default(),
             ownership: Ownership::new(plan.pairs_total, &pairs, held.then_some(plan.seed)),
             next_arrival: None,
@@ -445,6 +449,9 @@ impl Core {
                     self.server =
                         header.map_or_else(|| "unnamed".into(), |s| String::from_utf8_lossy(s).into());
                 }
+                if self.sampler.wants(&message) {
+                    second_opinion(&mut self.io, now, bytes, &message);
+                }
                 self.population.on_message(now, stamp, flow, origin, &message, &mut self.io);
             }
             Err(adsum_sip::ScanError::Empty) => {}
@@ -492,4 +499,21 @@ impl Core {
             in_flight: tally.workflows + tally.publications,
         }
     }
+}
+
+/// Lets rsip read a message, too. It decides nothing; where the two differ, one
+/// of them is wrong, and whoever reads the results should know.
+fn second_opinion(io: &mut io::ShardIo, now: Time, bytes: &[u8], message: &Message<'_>) {
+    let label = match adsum_sip::oracle::second_opinion(bytes, message) {
+        Opinion::Agree => "agree",
+        Opinion::NotUnderstood { field, why } => {
+            tracing::debug!(?field, why, "rsip does not understand a message");
+            "not_understood"
+        }
+        Opinion::Disagree { field, readings } => {
+            tracing::warn!(?field, readings, "scanner and rsip read a message differently");
+            "disagree"
+        }
+    };
+    io.recorder.name(now, io.stage, "second_opinion", label, 1);
 }

@@ -1,7 +1,7 @@
 //! What arrives: responses find their transaction by branch, NOTIFYs their
 //! dialog by Call-ID, and everything is answered before it is thought about.
 
-use adsum_sip::ids::{CallKind, CallRef, LIMIT_30};
+use adsum_sip::ids::{CallKind, CallRef, LIMIT_30, mix};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, Start, value};
 
@@ -66,13 +66,23 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
+        // Transactions come before dialogs (RFC 3261 §12.2.2): what was answered once is answered
+        // the same again, even if newer NOTIFYs came since or the dialog has ended.
+        let branch = hash(self.config.namespace.key, message.branch().unwrap_or(b""));
+        let transaction = self.notify_transaction(branch, message);
+        if let Some(status) = self.answers.find(transaction) {
+            host.message_received(Method::Notify, 0, true);
+            return self.reply(flow, origin, message, status, extra_of(status), host);
+        }
         let found = self.dialog_of(message);
         let Some((slot, cseq)) = found else {
             host.message_received(Method::Notify, 0, false);
             host.count(self.stage, Counter::Unmatched, now, 1);
+            if self.was_ours(message) {
+                self.answers.keep(transaction, 481);
+            }
             return self.reply(flow, origin, message, 481, b"", host);
         };
-        let branch = hash(message.branch().unwrap_or(b""));
         let dialog = &mut self.dialogs[slot];
         let from_tag = message.from_tag().unwrap_or(b"");
         if dialog.has(super::state::has::NOTIFY) {
@@ -80,19 +90,22 @@ impl Population {
                 // Another fork (RFC 3856 §6.9): presence takes the first only.
                 host.message_received(Method::Notify, 0, false);
                 host.count(self.stage, Counter::Unmatched, now, 1);
+                self.answers.keep(transaction, 481);
                 return self.reply(flow, origin, message, 481, b"", host);
             }
             if cseq == dialog.remote_cseq {
-                let (status, same) = (dialog.remote_status, dialog.remote_branch == branch);
+                let (status, same) = (dialog.remote_status, dialog.remote_branch == branch as u32);
                 host.message_received(Method::Notify, 0, true);
                 if !same {
                     host.count(self.stage, Counter::Duplicate, now, 1);
                 }
-                return self.reply(flow, origin, message, status, b"", host);
+                self.answers.keep(transaction, status);
+                return self.reply(flow, origin, message, status, extra_of(status), host);
             }
             if cseq < dialog.remote_cseq {
                 host.message_received(Method::Notify, 0, false);
                 host.count(self.stage, Counter::ReorderedCseq, now, 1);
+                self.answers.keep(transaction, 500);
                 return self.reply(flow, origin, message, 500, b"", host);
             }
         }
@@ -102,10 +115,11 @@ impl Population {
         let status = if package.eq_ignore_ascii_case(b"presence") { 200 } else { 489 };
         let dialog = &mut self.dialogs[slot];
         dialog.remote_cseq = cseq;
-        dialog.remote_branch = branch;
+        dialog.remote_branch = branch as u32;
         dialog.remote_status = status;
+        self.answers.keep(transaction, status);
         if status != 200 {
-            return self.reply(flow, origin, message, status, b"Allow-Events: presence\r\n", host);
+            return self.reply(flow, origin, message, status, extra_of(status), host);
         }
         dialog.remote_tag.clear();
         dialog.remote_tag.extend_from_slice(from_tag);
@@ -125,6 +139,20 @@ impl Population {
             return None;
         }
         Some((call.slot, message.cseq()?.0))
+    }
+
+    /// True if it names a dialog of ours, of whatever generation, and knows our tag.
+    fn was_ours(&self, message: &Message<'_>) -> bool {
+        let call = self.config.namespace.read_call_id(message.call_id());
+        call.is_some_and(|call| {
+            call.kind == CallKind::Dialog && message.to_tag() == Some(&self.tag_of(call)[..])
+        })
+    }
+
+    /// What a NOTIFY shares with its retransmissions only.
+    fn notify_transaction(&self, branch: u64, message: &Message<'_>) -> u64 {
+        let cseq = message.cseq().map_or(0, |(number, _)| u64::from(number));
+        hash(branch ^ cseq, message.call_id())
     }
 
     fn tag_of(&self, call: CallRef) -> [u8; adsum_sip::ids::TAG_LEN] {
@@ -198,7 +226,81 @@ fn write_top_via(out: &mut Vec<u8>, via: &[u8], origin: Origin) {
     }
 }
 
-/// FNV-1a: enough to tell a retransmission from another request.
-fn hash(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+/// What a status has besides the headers that are copied.
+fn extra_of(status: u16) -> &'static [u8] {
+    if status == 489 { b"Allow-Events: presence\r\n" } else { b"" }
+}
+
+/// How NOTIFYs were answered, for those that come again after their dialog has
+/// answered newer ones or has ended: the server transactions of RFC 3261
+/// §17.2.2 in 8 bytes each, the response being rendered anew.
+///
+/// There is room for eight for each user, 64 KiB at least and 512 KiB at most,
+/// and the oldest make room: at 10 000 NOTIFYs a second after six seconds, which
+/// is four retransmissions by timer E. What was pushed out is answered by its
+/// dialog as if it were new, and counted there as out of order or unmatched.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// Each row is one cache line, newest first: 48 bits of the transaction and
+    /// 16 of the status; 0 is nothing.
+    rows: Vec<[u64; 8]>,
+}
+
+impl Answers {
+    const STATUS: u64 = 0xffff;
+
+    pub fn new(users: usize) -> Self {
+        Answers { rows: vec![[0; 8]; users.next_power_of_two().clamp(1024, 8192)] }
+    }
+
+    fn row(&self, transaction: u64) -> usize {
+        // The low bits, which the status replaces, choose the row.
+        transaction as usize & (self.rows.len() - 1)
+    }
+
+    #[inline]
+    fn find(&self, transaction: u64) -> Option<u16> {
+        let entries = &self.rows[self.row(transaction)];
+        let found = entries.iter().find(|entry| (**entry ^ transaction) & !Self::STATUS == 0 && **entry != 0);
+        found.map(|entry| (entry & Self::STATUS) as u16)
+    }
+
+    /// To be asked for a transaction that was not found.
+    #[inline]
+    fn keep(&mut self, transaction: u64, status: u16) {
+        let row = self.row(transaction);
+        let entries = &mut self.rows[row];
+        entries.rotate_right(1);
+        entries[0] = (transaction & !Self::STATUS) | u64::from(status);
+    }
+}
+
+/// Eight bytes at a time under a key that strangers do not know.
+fn hash(key: u64, bytes: &[u8]) -> u64 {
+    bytes.chunks(8).fold(mix(key ^ bytes.len() as u64), |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        mix(hash ^ u64::from_le_bytes(word))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_found_until_eight_newer_ones_push_them_out() {
+        let mut answers = Answers::new(1);
+        let rows = answers.rows.len() as u64;
+        // All of one row: the low bits choose it, the status replaces them.
+        let transaction = |n: u64| mix(n) & !Answers::STATUS | (n * rows) & Answers::STATUS | 5;
+        assert_eq!(answers.find(transaction(0)), None);
+        for n in 0..8 {
+            answers.keep(transaction(n), 200 + n as u16);
+        }
+        assert!((0..8).all(|n| answers.find(transaction(n)) == Some(200 + n as u16)));
+        answers.keep(transaction(8), 489);
+        assert_eq!((answers.find(transaction(0)), answers.find(transaction(8))), (None, Some(489)));
+        assert_eq!(answers.find(0), None);
+    }
 }

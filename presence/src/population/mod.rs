@@ -138,6 +138,7 @@ pub struct Population {
     waiting: Slab<Waiting>,
     wheel: Wheel<Timer>,
     targets: subscription::TargetCache,
+    answers: incoming::Answers,
     finder: marker::Finder,
     /// Step and phase of now, for what no arrival caused.
     stage: Stage,
@@ -180,6 +181,7 @@ impl Population {
             waiting: Slab::default(),
             wheel: Wheel::new(now),
             targets: subscription::TargetCache::default(),
+            answers: incoming::Answers::new(pairs * 2),
             finder: marker::Finder::default(),
             stage: Stage::WARMUP,
             freed: Vec::new(),

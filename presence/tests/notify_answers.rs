@@ -1,0 +1,410 @@
+//! A population keeps no responses and renders the answer to a retransmitted
+//! NOTIFY anew. Beside it runs what RFC 3261 §17.2.2 asks for, a server
+//! transaction with the stored response: over a wire that loses, doubles and
+//! reorders, both must give the same bytes, every time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use adsum_presence::accounts::{Accounts, Pattern};
+use adsum_presence::host::{
+    Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Phase, Sample, Sent, Stage,
+};
+use adsum_presence::population::{Config, Kind, Population, Transport};
+use adsum_sip::client::{self, ClientTransaction, OnResponse, OnTimer};
+use adsum_sip::ids::{Namespace, mix};
+use adsum_sip::server::{Key, OnAnswer, OnRequest, ServerTransaction};
+use adsum_sip::time::{MILLISECOND, SECOND};
+use adsum_sip::{HeaderId, Message, Scanner, Start, Time};
+use proptest::prelude::*;
+
+const STAGE: Stage = Stage { step: 1, phase: Phase::Hold };
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        mix(self.0) % limit
+    }
+    fn hit(&mut self, chance: f64) -> bool {
+        (self.below(1 << 53) as f64) < chance * (1u64 << 53) as f64
+    }
+}
+
+/// What is on the wire, by instant of arrival.
+struct Wire {
+    now: Time,
+    random: Random,
+    loss: f64,
+    doubled: f64,
+    to_notifier: BTreeMap<(Time, u64), Vec<u8>>,
+    to_users: BTreeMap<(Time, u64), Vec<u8>>,
+    sequence: u64,
+}
+
+impl Wire {
+    fn put(&mut self, to_users: bool, bytes: &[u8]) {
+        for _ in 0..1 + u64::from(self.random.hit(self.doubled)) {
+            if self.random.hit(self.loss) {
+                continue;
+            }
+            self.sequence += 1;
+            let at = self.now + MILLISECOND + self.random.below(300 * MILLISECOND);
+            let queue = if to_users { &mut self.to_users } else { &mut self.to_notifier };
+            queue.insert((at, self.sequence), bytes.to_vec());
+        }
+    }
+}
+
+/// The host of the population: a wire, and what the population did last.
+struct Users {
+    wire: Wire,
+    replies: Vec<Vec<u8>>,
+    received: Vec<(Method, u16, bool)>,
+}
+
+impl Host for Users {
+    fn open(&mut self, _: Time, _: u32) -> Opened {
+        Opened::Ready(0)
+    }
+    fn close(&mut self, _: u32, _: Flow) {}
+    fn send(&mut self, _: Flow, _: Hop, bytes: &[u8]) -> Sent {
+        self.wire.put(false, bytes);
+        Sent::At(self.wire.now)
+    }
+    fn reply(&mut self, _: Flow, _: Origin, bytes: &[u8]) -> Sent {
+        self.replies.push(bytes.to_vec());
+        self.wire.put(false, bytes);
+        Sent::At(self.wire.now)
+    }
+    fn write_local(&self, _: Flow, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"127.0.0.1:4000");
+    }
+    fn hop(&mut self, _: Flow, _: &[u8]) -> Hop {
+        Hop::Target
+    }
+    fn sample(&mut self, _: &Sample) {}
+    fn censored(&mut self, _: Measure, _: Stage, _: Time, _: Time) {}
+    fn send_lag(&mut self, _: Stage, _: Time, _: Time) {}
+    fn count(&mut self, _: Stage, _: Counter, _: Time, _: u64) {}
+    fn message_sent(&mut self, _: Method, _: u16, _: bool) {}
+    fn message_received(&mut self, method: Method, code: u16, again: bool) {
+        self.received.push((method, code, again));
+    }
+    fn failed(&mut self, _: &Failure<'_>) {}
+}
+
+/// One subscription as the notifier has it. It notifies whether or not what it
+/// sent before was answered.
+struct Subscription {
+    call_id: String,
+    from: String,
+    to: String,
+    contact: String,
+    cseq: u32,
+    ended: bool,
+}
+
+struct Notification {
+    transaction: ClientTransaction,
+    bytes: Vec<u8>,
+}
+
+/// A registrar and presence agent that answers everything with 200.
+#[derive(Default)]
+struct Notifier {
+    /// By branch: the answers to requests, which may come again.
+    answers: HashMap<Vec<u8>, Vec<u8>>,
+    subscriptions: Vec<Subscription>,
+    notifications: HashMap<Vec<u8>, Notification>,
+    branches: u64,
+}
+
+fn text(bytes: Option<&[u8]>) -> String {
+    String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap()
+}
+
+impl Notifier {
+    fn handle(&mut self, message: &Message<'_>, wire: &mut Wire) {
+        let branch = message.branch().unwrap().to_vec();
+        let Start::Request { method, .. } = message.start() else {
+            if let Some(notification) = self.notifications.get_mut(&branch)
+                && notification.transaction.on_response(wire.now, message.code()) == OnResponse::Final
+            {
+                self.notifications.remove(&branch);
+            }
+            return;
+        };
+        if let Some(answer) = self.answers.get(&branch) {
+            return wire.put(true, answer);
+        }
+        let expires = message.expires().unwrap_or(0);
+        let mut to = text(message.header(HeaderId::To));
+        if message.to_tag().is_none() {
+            to.push_str(";tag=pa");
+        }
+        let from = text(message.header(HeaderId::From));
+        let call_id = text(Some(message.call_id()));
+        let contact = match method {
+            b"SUBSCRIBE" => "<sip:pa@127.0.0.1:5060>".into(),
+            _ => text(message.header(HeaderId::Contact)),
+        };
+        let answer = format!(
+            "SIP/2.0 200 OK\r\nVia: {}\r\nFrom: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {}\r\n\
+             Contact: {contact}\r\nExpires: {expires}\r\nContent-Length: 0\r\n\r\n",
+            text(message.header(HeaderId::Via)),
+            text(message.header(HeaderId::CSeq)),
+        );
+        wire.put(true, answer.as_bytes());
+        self.answers.insert(branch, answer.into_bytes());
+        if method != b"SUBSCRIBE" {
+            return;
+        }
+        let known = self.subscriptions.iter().position(|s| s.call_id == call_id);
+        let index = known.unwrap_or_else(|| {
+            let contact = text(message.header(HeaderId::Contact));
+            self.subscriptions.push(Subscription {
+                call_id,
+                from: to,
+                to: from,
+                contact: contact.split('>').next().unwrap().trim_start_matches('<').into(),
+                cseq: 0,
+                ended: false,
+            });
+            self.subscriptions.len() - 1
+        });
+        self.notify(index, expires == 0, wire);
+    }
+
+    /// A NOTIFY in one of the shapes that have to come back unchanged.
+    fn notify(&mut self, index: usize, end: bool, wire: &mut Wire) {
+        let subscription = &mut self.subscriptions[index];
+        if subscription.ended {
+            return;
+        }
+        subscription.ended = end;
+        subscription.cseq += 1;
+        self.branches += 1;
+        let branch = format!("z9hG4bKn{}", self.branches);
+        let via = match wire.random.below(4) {
+            0 => format!("Via: SIP/2.0/UDP 127.0.0.1:5060;branch={branch}"),
+            1 => format!("Via: SIP/2.0/UDP 127.0.0.1:5060;rport;branch={branch}"),
+            2 => format!(
+                "v: SIP/2.0/UDP 127.0.0.1 ;branch={branch}, SIP/2.0/TCP p;branch=z9hG4bKp\r\nVia: SIP/2.0/UDP q"
+            ),
+            _ => format!("Via: SIP/2.0/UDP\r\n 127.0.0.1;branch={branch}\r\n ;rport"),
+        };
+        let event = if !end && wire.random.hit(0.1) { "dialog" } else { "presence" };
+        let state = if end { "terminated;reason=timeout" } else { "active;expires=900" };
+        let bytes = format!(
+            "NOTIFY {} SIP/2.0\r\n{via}\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {} NOTIFY\r\n\
+             Contact: <sip:pa@127.0.0.1:5060>\r\nEvent: {event}\r\nSubscription-State: {state}\r\n\
+             Content-Length: 0\r\n\r\n",
+            subscription.contact, subscription.from, subscription.to, subscription.call_id, subscription.cseq,
+        )
+        .into_bytes();
+        wire.put(true, &bytes);
+        let transaction = ClientTransaction::new(client::Method::NonInvite, false, wire.now);
+        self.notifications.insert(branch.into_bytes(), Notification { transaction, bytes });
+    }
+
+    fn next(&self) -> Time {
+        self.notifications.values().map(|n| n.transaction.next()).min().unwrap_or(Time::NEVER)
+    }
+
+    fn on_timer(&mut self, wire: &mut Wire) {
+        let mut due: Vec<_> = self.notifications.iter_mut().collect();
+        due.sort_by(|a, b| a.0.cmp(b.0));
+        for (_, notification) in due {
+            if notification.transaction.on_timer(wire.now) == OnTimer::Retransmit {
+                wire.put(true, &notification.bytes);
+            }
+        }
+        self.notifications.retain(|_, n| n.transaction.is_open());
+    }
+}
+
+/// How often the answer to a retransmission was compared.
+#[derive(Debug, Default)]
+struct Compared {
+    answers: HashMap<u16, u32>,
+    /// With a newer NOTIFY of the dialog answered in between.
+    overtaken: u32,
+    /// With the dialog gone.
+    ended: u32,
+}
+
+struct World {
+    population: Population,
+    users: Users,
+    notifier: Notifier,
+    stored: HashMap<Key, (ServerTransaction, Vec<u8>)>,
+    newest: HashMap<Vec<u8>, u32>,
+    gone: HashSet<Vec<u8>>,
+    compared: Compared,
+}
+
+impl World {
+    fn new(seed: u64, pairs: u32, loss: f64, doubled: f64) -> World {
+        let config = Config {
+            namespace: Namespace { run: 9, shard: 1, key: seed },
+            transport: Transport::Udp,
+            kind: Kind::Held,
+            reuse_nonce: false,
+            self_subscribe: true,
+            expires: 900,
+            publish_expires: 900,
+            deadline: 25 * SECOND,
+        };
+        let accounts = Accounts::Pattern {
+            uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),
+            auth_user: None,
+            password: Pattern::parse("pw-user{n:06}").unwrap(),
+            pairs: (0..pairs).collect(),
+        };
+        let wire = Wire {
+            now: Time(0),
+            random: Random(seed),
+            loss,
+            doubled,
+            to_notifier: BTreeMap::new(),
+            to_users: BTreeMap::new(),
+            sequence: 0,
+        };
+        World {
+            population: Population::new(config, Rc::new(accounts), Time(0)).unwrap(),
+            users: Users { wire, replies: Vec::new(), received: Vec::new() },
+            notifier: Notifier::default(),
+            stored: HashMap::new(),
+            newest: HashMap::new(),
+            gone: HashSet::new(),
+            compared: Compared::default(),
+        }
+    }
+
+    fn advance(&mut self, until: Time) {
+        let first = |queue: &BTreeMap<(Time, u64), Vec<u8>>| queue.keys().next().map_or(Time::NEVER, |k| k.0);
+        loop {
+            let wire = &self.users.wire;
+            let next = first(&wire.to_notifier)
+                .min(first(&wire.to_users))
+                .min(self.population.next_timer())
+                .min(self.notifier.next());
+            let now = next.max(wire.now);
+            if now > until {
+                self.users.wire.now = until;
+                return;
+            }
+            self.users.wire.now = now;
+            let mut scanner = Scanner::new();
+            while let Some(entry) = self.users.wire.to_notifier.first_entry().filter(|e| e.key().0 <= now) {
+                let bytes = entry.remove();
+                self.notifier.handle(&scanner.scan(&bytes).unwrap(), &mut self.users.wire);
+            }
+            self.notifier.on_timer(&mut self.users.wire);
+            while let Some(entry) = self.users.wire.to_users.first_entry().filter(|e| e.key().0 <= now) {
+                let bytes = entry.remove();
+                self.arrives(now, &scanner.scan(&bytes).unwrap());
+            }
+            self.population.on_timer(now, &mut self.users);
+        }
+    }
+
+    /// The population answers; the server transaction says what the answer has to be.
+    fn arrives(&mut self, now: Time, message: &Message<'_>) {
+        self.stored.retain(|_, (transaction, _)| transaction.next() > now);
+        self.users.replies.clear();
+        self.users.received.clear();
+        let origin = Origin { from: SocketAddr::from(([127, 0, 0, 1], 5060)), foreign: false };
+        self.population.on_message(now, now, 0, origin, message, &mut self.users);
+        if message.code() != 0 {
+            return;
+        }
+        let [reply] = &self.users.replies[..] else { panic!("{} answers", self.users.replies.len()) };
+        let mut scanner = Scanner::new();
+        let code = scanner.scan(reply).unwrap().code();
+        let key = Key::of(message).unwrap();
+        let cseq = message.cseq().unwrap().0;
+        let newest = self.newest.entry(message.call_id().to_vec()).or_default();
+        let terminated = message.named("Subscription-State").is_some_and(|s| s.starts_with(b"terminated"));
+        let again = self.users.received == [(Method::Notify, 0, true)];
+        if let Some((transaction, bytes)) = self.stored.get(&key) {
+            assert_eq!(transaction.on_request(), OnRequest::Repeat);
+            let (ours, theirs) = (String::from_utf8_lossy(reply), String::from_utf8_lossy(bytes));
+            assert_eq!(ours, theirs, "retransmission of CSeq {cseq}, newest {newest}");
+            assert!(again, "a retransmission is counted as one");
+            *self.compared.answers.entry(code).or_default() += 1;
+            self.compared.overtaken += u32::from(cseq < *newest);
+            self.compared.ended += u32::from(self.gone.contains(message.call_id()));
+            return;
+        }
+        assert!(!again, "a new request is not counted as a retransmission");
+        let mut transaction = ServerTransaction::new(client::Method::NonInvite, false, now);
+        assert_eq!(transaction.on_answer(now, code), OnAnswer::Send);
+        self.stored.insert(key, (transaction, reply.clone()));
+        *newest = cseq.max(*newest);
+        if terminated && code == 200 {
+            self.gone.insert(message.call_id().to_vec());
+        }
+    }
+
+    fn notify_somebody(&mut self) {
+        let wire = &mut self.users.wire;
+        if self.notifier.subscriptions.is_empty() {
+            return;
+        }
+        let index = wire.random.below(self.notifier.subscriptions.len() as u64) as usize;
+        for _ in 0..=wire.random.below(4) {
+            self.notifier.notify(index, false, &mut self.users.wire);
+        }
+        // Now and then the server ends a subscription; the user makes another one.
+        if self.users.wire.random.hit(0.05) {
+            self.notifier.notify(index, true, &mut self.users.wire);
+        }
+    }
+}
+
+fn play(seed: u64, loss: f64, doubled: f64) -> Compared {
+    let mut world = World::new(seed, 5, loss, doubled);
+    for user in 0..10 {
+        world.population.sign_on(Time(0), user, Time(0), STAGE, &mut world.users);
+    }
+    world.advance(Time(40 * SECOND));
+    for pair in 0..5 {
+        let now = world.users.wire.now;
+        world.population.subscribe(now, pair, now, STAGE, &mut world.users);
+    }
+    for turn in 0..200 {
+        world.advance(Time(41 * SECOND + turn * 400 * MILLISECOND));
+        world.notify_somebody();
+    }
+    for user in (0..10).rev() {
+        let now = world.users.wire.now;
+        world.population.sign_off(now, user, STAGE, &mut world.users);
+        for _ in 0..3 {
+            world.notify_somebody();
+        }
+    }
+    world.advance(Time(600 * SECOND));
+    world.compared
+}
+
+#[test]
+fn retransmitted_notifications_get_the_stored_bytes() {
+    let worlds: Vec<Compared> = (1..=4).map(|seed| play(seed, 0.3, 0.2)).collect();
+    let of = |code| worlds.iter().filter_map(|w| w.answers.get(&code)).sum::<u32>();
+    // Every way in which an answer comes about is among those that were repeated.
+    assert!(of(200) > 200 && of(489) > 20 && of(500) > 100 && of(481) > 50, "{worlds:?}");
+    assert!(worlds.iter().all(|w| w.overtaken > 50 && w.ended > 5), "{worlds:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+    /// However bad the wire is.
+    #[test]
+    fn answers_equal_stored_ones_over_any_wire(seed in any::<u64>(), loss in 0.0f64..0.6, doubled in 0.0f64..0.5) {
+        play(seed, loss, doubled);
+    }
+}
