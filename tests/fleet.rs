@@ -124,11 +124,15 @@ impl Fleet {
     }
 
     fn run(&self) -> Child {
+        self.run_as("me")
+    }
+
+    fn run_as(&self, who: &str) -> Child {
         let file = |name: &str| self.dir.path().join("certs").join(name).to_string_lossy().into_owned();
         program()
             .args(["run", &self.dir.path().join("fleet.toml").to_string_lossy(), "--coordinator", &self.url])
             .args(["--out", &self.dir.path().join("out").to_string_lossy(), "--ca", &file("ca.pem")])
-            .args(["--cert", &file("me.pem"), "--key", &file("me-key.pem")])
+            .args(["--cert", &file(&format!("{who}.pem")), "--key", &file(&format!("{who}-key.pem"))])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -174,4 +178,27 @@ fn a_killed_agent_is_named_and_what_it_sent_is_kept() {
     assert!(reasons.contains("agent_lost") && reasons.contains("agent-syd at syd"), "{reasons}");
     let steps = fleet.file("steps.csv");
     assert!(steps.lines().any(|line| line.contains(",hold,syd,workflow,scheduled,")), "{steps}");
+}
+
+#[test]
+fn a_certificate_is_good_for_its_role_only() {
+    let fleet = Fleet::start("5s");
+    let output = fleet.run_as("agents").wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{words}");
+    assert!(words.contains("the role `agent`, this needs `operator`"), "{words}");
+
+    let certs = fleet.dir.path().join("certs");
+    let file = |name: &str| certs.join(name).to_string_lossy().into_owned();
+    let agent = program()
+        .args(["agent", "--coordinator", &fleet.url, "--name", "intruder", "--ca", &file("ca.pem")])
+        .args(["--cert", &file("me.pem"), "--key", &file("me-key.pem")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut agent = Process(agent);
+    let mut lines = BufReader::new(agent.0.stderr.take().unwrap()).lines();
+    let told = lines.find_map(|line| line.ok().filter(|line| line.contains("this needs `agent`")));
+    assert!(told.is_some_and(|line| line.contains("the role `operator`")));
 }

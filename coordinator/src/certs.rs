@@ -77,6 +77,26 @@ impl Role {
     }
 }
 
+/// Refuses a peer whose certificate says that it is something else. Where no
+/// certificates are asked for — loopback, a private socket, memory — whoever
+/// can connect may.
+///
+/// # Errors
+/// `PermissionDenied`, naming the role found and the command that makes the right one.
+// A `Status` is large, and made once for a peer that is turned away.
+#[allow(clippy::result_large_err)]
+pub(crate) fn require<T>(request: &tonic::Request<T>, role: Role) -> Result<(), tonic::Status> {
+    let Some(chain) = request.peer_certs() else { return Ok(()) };
+    let found = chain.first().and_then(|certificate| Role::of_certificate(certificate));
+    if found == Some(role) {
+        return Ok(());
+    }
+    let found = found.map_or_else(|| "no role".to_owned(), |found| format!("the role `{found}`"));
+    Err(tonic::Status::permission_denied(format!(
+        "your certificate has {found}, this needs `{role}`: make one with `adsum certs issue {role} NAME`"
+    )))
+}
+
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -129,6 +129,7 @@ impl v1::control_server::Control for Control {
     type RunStream = Pin<Box<dyn Stream<Item = Result<v1::RunEvent, Status>> + Send>>;
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        crate::certs::require(&request, crate::certs::Role::Operator)?;
         let Ok(mut events) = Arc::clone(&self.events).try_lock_owned() else {
             return Err(Status::failed_precondition(
                 "another run is on; this coordinator does one at a time",

@@ -148,6 +148,7 @@ impl v1::fleet_server::Fleet for Fleet {
         &self,
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        crate::certs::require(&request, crate::certs::Role::Agent)?;
         let from = request.remote_addr().map_or_else(|| "this host".to_owned(), |a| a.to_string());
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(SILENCE, stream.message())
