@@ -240,6 +240,7 @@ fn plan(check: &Check) -> ShardPlan {
         max_rate_mhz: 0,
         max_in_flight: 0,
         settle_ns: 0,
+        fan_out: None,
         quantum_ns: 0,
         offset_ns: clock::unix_ns() - clock::now().0 as i64,
         trace: check.trace.clone(),

@@ -10,6 +10,7 @@ use adsum_proto::v1;
 use adsum_sip::ids::{Namespace, mix};
 use tokio::sync::mpsc;
 
+use crate::contacts::{Distribution, FanOut};
 use crate::failures::{FailureRow, class_name};
 use crate::locate::{LocateError, locate};
 use crate::net::allow::{Allow, Network, NetworkError};
@@ -384,6 +385,7 @@ fn shard_plan(
             deadline: workload.deadline_ns,
         },
         accounts: accounts(plan, users, pairs)?,
+        fan_out: workload.fan_out.as_ref().map(fan_out).transpose()?,
         pairs_total: plan.users.as_ref().map_or(0, |users| users.pairs_total),
         seed: plan.seed,
         steps: plan
@@ -407,6 +409,17 @@ fn shard_plan(
         offset_ns,
         trace: None,
     })
+}
+
+fn fan_out(asked: &v1::FanOut) -> Result<FanOut, EngineError> {
+    let distribution = match asked.distribution() {
+        v1::Distribution::Constant => Distribution::Constant,
+        v1::Distribution::Uniform => Distribution::Uniform,
+        v1::Distribution::Zipf => Distribution::Zipf,
+        v1::Distribution::LogNormal => Distribution::LogNormal,
+        v1::Distribution::Unspecified => return Err(missing("workload.fan_out.distribution")),
+    };
+    Ok(FanOut { distribution, mean_milli: asked.mean_milli, max: asked.max })
 }
 
 fn tls_options(pool: &v1::Pool) -> TlsOptions {

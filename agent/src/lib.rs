@@ -5,6 +5,7 @@
 //! | [`engine`] | a run on this host: shards, their seconds added up |
 //! | [`shard`] | one thread: sockets, users, schedule, recorder |
 //! | [`pace`] | the schedule: when arrival k is due, and whose it is |
+//! | [`contacts`] | who watches whom, drawn from the seed |
 //! | [`ceiling`] | how much at most |
 //! | [`recorder`], [`failures`] | histograms, counters and failures of the running second |
 //! | [`net`] | clock, timer, sockets, TLS, where traffic may go |
@@ -16,6 +17,7 @@
 
 pub mod ceiling;
 pub mod check;
+pub mod contacts;
 pub mod engine;
 pub mod failures;
 pub mod host;

@@ -230,42 +230,47 @@ impl Permutation {
     }
 }
 
-/// Which pairs of the run are this shard's, and by which local number.
+/// Which users of the run are this shard's, and by which local number.
 #[derive(Debug, Clone)]
 pub struct Ownership {
     /// For each pair of the run its local number, or `NOT_OURS`.
     local: Vec<u32>,
+    /// Publishers of each pair: its first user, or both.
+    each: u64,
     order: Option<Permutation>,
 }
 
 const NOT_OURS: u32 = u32::MAX;
 
 impl Ownership {
-    /// `ours` are the run's numbers of our pairs in local order; `shuffled`
-    /// for held runs, where publishers take turns in a seeded order.
+    /// `ours` are the run's numbers of our pairs in local order, of each pair
+    /// `each` users publish; `shuffled` for held runs, where publishers take
+    /// turns in a seeded order.
     #[must_use]
-    pub fn new(total: u64, ours: &[u32], shuffled: Option<u64>) -> Self {
+    pub fn new(total: u64, ours: &[u32], each: u32, shuffled: Option<u64>) -> Self {
         let mut local = vec![NOT_OURS; total as usize];
         for (at, pair) in ours.iter().enumerate() {
             if let Some(slot) = local.get_mut(*pair as usize) {
                 *slot = at as u32;
             }
         }
-        Ownership { local, order: shuffled.map(|seed| Permutation::new(total, seed)) }
+        let each = u64::from(each.clamp(1, 2));
+        Ownership { local, each, order: shuffled.map(|seed| Permutation::new(total * each, seed)) }
     }
 
-    /// Our pair for arrival `k`, if it is ours: pair k mod P, or the k-th of
-    /// the seeded order.
+    /// Our publisher for arrival `k`, if it is ours: publisher k mod P, or the
+    /// k-th of the seeded order. The first user of local pair n is 2n.
     #[inline]
     #[must_use]
-    pub fn pair(&self, k: u64) -> Option<u32> {
-        let total = self.local.len() as u64;
+    pub fn publisher(&self, k: u64) -> Option<u32> {
+        let total = self.local.len() as u64 * self.each;
         if total == 0 {
             return None;
         }
         let turn = k % total;
-        let pair = self.order.map_or(turn, |order| order.at(turn));
-        self.local.get(pair as usize).copied().filter(|local| *local != NOT_OURS)
+        let publisher = self.order.map_or(turn, |order| order.at(turn));
+        let local = *self.local.get((publisher / self.each) as usize)?;
+        (local != NOT_OURS).then_some(local * 2 + (publisher % self.each) as u32)
     }
 }
 
@@ -327,19 +332,27 @@ mod tests {
         /// Whatever the shards, each arrival has exactly one owner, and it is
         /// the same user.
         #[test]
-        fn every_arrival_has_one_owner(total in 1u64..200, shards in 1u64..9, seed: u64, held: bool) {
+        fn every_arrival_has_one_owner(
+            total in 1u64..200,
+            shards in 1u64..9,
+            each in 1u32..3,
+            seed: u64,
+            held: bool,
+        ) {
             let shuffled = held.then_some(seed);
-            let whole = Ownership::new(total, &(0..total as u32).collect::<Vec<_>>(), shuffled);
+            let whole = Ownership::new(total, &(0..total as u32).collect::<Vec<_>>(), each, shuffled);
             let parts: Vec<(Vec<u32>, Ownership)> = (0..shards)
                 .map(|s| (0..total as u32).filter(|p| u64::from(*p) % shards == s).collect::<Vec<_>>())
-                .map(|ours| (ours.clone(), Ownership::new(total, &ours, shuffled)))
+                .map(|ours| (ours.clone(), Ownership::new(total, &ours, each, shuffled)))
                 .collect();
             for k in 0..3 * total {
                 let owners: Vec<u32> = parts
                     .iter()
-                    .filter_map(|(ours, part)| part.pair(k).map(|local| ours[local as usize]))
+                    .filter_map(|(ours, part)| {
+                        part.publisher(k).map(|local| ours[local as usize / 2] * 2 + local % 2)
+                    })
                     .collect();
-                prop_assert_eq!(owners, vec![whole.pair(k).unwrap()]);
+                prop_assert_eq!(owners, vec![whole.publisher(k).unwrap()]);
             }
         }
     }

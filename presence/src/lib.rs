@@ -12,6 +12,7 @@
 //! | [`population`] | users, workflows, held users; the entry points of the crate |
 //! | [`host`] | what a population asks of whoever drives it |
 //! | [`accounts`] | who the users are: patterns or rows |
+//! | [`contacts`] | who watches whom |
 //! | [`diagnosis`] | failures in words for an administrator |
 //! | [`simple`] | the messages of the `simple` dialect (RFC 3856, 3903, 6665) |
 //! | [`marker`] | the token by which a NOTIFY is recognised |
@@ -19,6 +20,7 @@
 //! | [`slab`], [`wheel`] | storage: slots with generations, timers |
 
 pub mod accounts;
+pub mod contacts;
 pub mod diagnosis;
 pub mod host;
 pub mod marker;
@@ -29,6 +31,7 @@ pub mod slab;
 pub mod wheel;
 
 pub use accounts::Accounts;
+pub use contacts::Contacts;
 pub use host::Host;
 pub use marker::Marker;
 pub use population::{Config, Population};

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use adsum_presence::accounts::Accounts;
+use adsum_presence::contacts::Contacts;
 use adsum_presence::host::{Counter, Flow, Origin, Stage};
 use adsum_presence::population::{Config, Kind, Population, Transport};
 use adsum_presence::simple::MessageError;
@@ -51,6 +52,8 @@ pub struct ShardPlan {
     pub accounts: Accounts,
     /// Pairs of the whole run.
     pub pairs_total: u64,
+    /// Subscribers of each publisher; pairs without.
+    pub fan_out: Option<crate::contacts::FanOut>,
     /// Seed of schedule and order.
     pub seed: u64,
     /// The schedule.
@@ -155,6 +158,9 @@ pub enum ShardError {
     /// Sockets, timers, files.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),
+    /// The contact graph.
+    #[error(transparent)]
+    FanOut(#[from] crate::contacts::FanOutError),
     /// TLS settings.
     #[error(transparent)]
     Tls(#[from] crate::net::tls::TlsSetupError),
@@ -223,7 +229,15 @@ impl Core {
         let accounts = Rc::new(plan.accounts);
         let pairs = accounts.pairs().to_vec();
         let held = plan.config.kind == Kind::Held;
-        let population = Population::new(plan.config.clone(), Rc::clone(&accounts), now)?;
+        let contacts = match plan.fan_out {
+            Some(fan_out) => {
+                let shard = u64::from(plan.config.namespace.shard);
+                fan_out.draw(pairs.len() as u32 * 2, adsum_sip::ids::mix(plan.seed ^ !shard))?
+            }
+            None => Contacts::Pairs(pairs.len() as u32),
+        };
+        let each = contacts.publishers_per_pair();
+        let population = Population::with_contacts(plan.config.clone(), Rc::clone(&accounts), contacts, now)?;
         let udp = match transport {
             Transport::Udp => Some(
                 UdpPort::new(plan.sources.first().copied(), target)
@@ -293,7 +307,7 @@ impl Core {
             scanner: Scanner::new(),
             sampler: Sampler::default(),
             stamps: StampClock::default(),
-            ownership: Ownership::new(plan.pairs_total, &pairs, held.then_some(plan.seed)),
+            ownership: Ownership::new(plan.pairs_total, &pairs, each, held.then_some(plan.seed)),
             next_arrival: None,
             schedule,
             start: Time::NEVER,

@@ -72,11 +72,8 @@ impl Core {
     pub(super) fn wake_for_stage(&self, now: Time) -> Time {
         match self.state {
             State::SigningOn { next, .. } if next < self.population.users() => now + 1_000_000,
-            State::Subscribing { next, .. } | State::Publishing { next, .. }
-                if next < self.population.pairs() =>
-            {
-                now + 1_000_000
-            }
+            State::Subscribing { next, .. } if next < self.population.contacts().edges() => now + 1_000_000,
+            State::Publishing { next, .. } if next < self.publishers() => now + 1_000_000,
             State::SigningOff { next, .. } if next < self.population.users() => now + 1_000_000,
             State::Settling { until } => until,
             State::Begin if !self.lacks_lines() => now,
@@ -135,11 +132,14 @@ impl Core {
             let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
             return self.not_ready(failure);
         }
+        let tally = self.population.tally();
         if next < self.population.users() {
             return;
         }
-        let on = (0..self.population.users())
-            .all(|u| self.population.is_signed_on(u) || self.population.is_rejected(u));
+        // What costs nothing to ask comes before the look at every user.
+        let on = tally.requests == 0
+            && tally.registered + tally.rejected >= u64::from(next)
+            && (0..next).all(|u| self.population.is_signed_on(u) || self.population.is_rejected(u));
         if on {
             self.state = State::Subscribing { next: 0, last: now };
         } else if now.since(last) > 2 * TIMEOUT + GRACE {
@@ -156,21 +156,24 @@ impl Core {
     }
 
     fn subscribing(&mut self, now: Time, mut next: u32, mut last: Time) {
-        while next < self.population.pairs() && self.subscribe_ceiling.take().is_ok() {
+        let edges = self.population.contacts().edges();
+        while next < edges && self.subscribe_ceiling.take().is_ok() {
             self.population.subscribe(now, next, now, Stage::WARMUP, &mut self.io);
             next += 1;
             last = now;
         }
         self.state = State::Subscribing { next, last };
-        if next < self.population.pairs() {
+        if next < edges {
             return;
         }
-        let all =
-            (0..next).all(|pair| self.population.is_watching(pair) || self.population.is_set_aside(pair));
+        let tally = self.population.tally();
+        let all = tally.requests == 0
+            && (tally.subscribed == u64::from(edges)
+                || tally.rejected > 0 && self.population.unwatched() == 0);
         if all {
             self.state = State::Publishing { next: 0, last: now };
         } else if now.since(last) > 2 * TIMEOUT + GRACE
-            || (self.population.tally().requests == 0 && now.since(last) > TIMEOUT + GRACE)
+            || (tally.requests == 0 && now.since(last) > TIMEOUT + GRACE)
         {
             let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
             self.not_ready(failure);
@@ -178,29 +181,31 @@ impl Core {
     }
 
     fn publishing(&mut self, now: Time, mut next: u32, mut last: Time) {
-        while next < self.population.pairs() && self.subscribe_ceiling.take().is_ok() {
-            if !self.population.is_set_aside(next) {
+        while next < self.publishers() && self.subscribe_ceiling.take().is_ok() {
+            let publisher = self.population.contacts().publisher(next);
+            if !self.population.is_rejected(publisher) {
                 self.io.recorder.count(now, Stage::WARMUP, Counter::Offered, 1);
-                self.population.publish(now, next * 2, now, Stage::WARMUP, &mut self.io);
+                self.population.publish(now, publisher, now, Stage::WARMUP, &mut self.io);
             }
             next += 1;
             last = now;
         }
         self.state = State::Publishing { next, last };
         let tally = self.population.tally();
-        if next < self.population.pairs() || tally.publications > 0 || tally.waiting > 0 {
+        if next < self.publishers() || tally.publications > 0 || tally.waiting > 0 {
             return;
         }
-        let shown = (0..next).all(|pair| {
-            let (published, seen) = self.population.sequences(pair);
-            self.population.is_set_aside(pair) || (published > 0 && published == seen)
-        });
-        if shown {
+        if self.population.converged().1 == 0 {
             self.state = State::Settling { until: now + self.plan.settle };
         } else {
             let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
             self.not_ready(failure);
         }
+    }
+
+    /// Users that publish.
+    fn publishers(&self) -> u32 {
+        self.population.pairs() * self.population.contacts().publishers_per_pair()
     }
 
     fn ready(&mut self) {
@@ -300,7 +305,9 @@ impl Core {
         if next < self.population.users() {
             return;
         }
-        if (0..next).all(|user| self.population.is_gone(user)) {
+        let tally = self.population.tally();
+        let quiet = tally.registered == 0 && tally.requests == 0;
+        if quiet && (0..next).all(|user| self.population.is_gone(user)) {
             self.done(false, "complete");
         } else if now.since(last) > 2 * TIMEOUT + GRACE {
             self.population.hurry(now, &mut self.io);
@@ -340,7 +347,7 @@ impl Core {
             if self.state != State::Running || now < intended || now < self.held_until {
                 return;
             }
-            let Some(pair) = self.ownership.pair(arrival.k) else {
+            let Some(publisher) = self.ownership.publisher(arrival.k) else {
                 self.next_arrival = self.schedule.next();
                 continue;
             };
@@ -353,8 +360,8 @@ impl Core {
             self.set_stage(arrival.stage);
             self.io.recorder.count(intended, arrival.stage, Counter::Offered, 1);
             match self.plan.kind {
-                Kind::Held => self.population.publish(now, pair * 2, intended, arrival.stage, &mut self.io),
-                Kind::Workflow => self.arrive(now, pair, intended, arrival.stage),
+                Kind::Held => self.population.publish(now, publisher, intended, arrival.stage, &mut self.io),
+                Kind::Workflow => self.arrive(now, publisher / 2, intended, arrival.stage),
             }
         }
     }

@@ -38,6 +38,7 @@ use adsum_sip::time::Time;
 use std::rc::Rc;
 
 use crate::accounts::Accounts;
+use crate::contacts::Contacts;
 use crate::host::{Counter, Host, Stage};
 use crate::marker;
 use crate::simple::Messages;
@@ -128,6 +129,7 @@ pub struct Tally {
 pub struct Population {
     config: Config,
     accounts: Rc<Accounts>,
+    contacts: Contacts,
     messages: Messages,
     protection: Scheme,
     users: Vec<User>,
@@ -157,13 +159,28 @@ pub struct Population {
 }
 
 impl Population {
-    /// A population whose users are all signed off. Two users a pair.
+    /// A population of pairs whose users are all signed off.
     ///
     /// # Errors
     /// When a template cannot be made or a message would not fit a datagram.
     pub fn new(
         config: Config,
         accounts: Rc<Accounts>,
+        now: Time,
+    ) -> Result<Self, crate::simple::MessageError> {
+        let pairs = accounts.pairs().len() as u32;
+        Population::with_contacts(config, accounts, Contacts::Pairs(pairs), now)
+    }
+
+    /// The same with any contacts; workflows want [`Contacts::Pairs`]. There
+    /// are two users a pair.
+    ///
+    /// # Errors
+    /// When a template cannot be made or a message would not fit a datagram.
+    pub fn with_contacts(
+        config: Config,
+        accounts: Rc<Accounts>,
+        contacts: Contacts,
         now: Time,
     ) -> Result<Self, crate::simple::MessageError> {
         let messages = Messages::new(config.transport)?;
@@ -195,6 +212,7 @@ impl Population {
             nowhere: NONE,
             config,
             accounts,
+            contacts,
         };
         population.check_sizes()?;
         Ok(population)
@@ -281,31 +299,69 @@ impl Population {
         user.is(is::REGISTERED) && user.is(is::SELF_SUBSCRIBED)
     }
 
-    /// True if the subscriber of a pair has an active subscription to its publisher.
+    /// Who watches whom.
     #[must_use]
-    pub fn is_watching(&self, pair: u32) -> bool {
-        let watch = self.users[pair as usize * 2 + 1].watch;
-        self.dialogs.get(watch).is_some_and(|d| d.has(state::has::ACTIVE) && d.has(state::has::ANSWER))
+    pub fn contacts(&self) -> &Contacts {
+        &self.contacts
     }
 
-    /// The latest sequence that was published, and the latest that the pair's
-    /// subscriber was shown.
+    /// Subscriptions that should be active and are not, users set aside not
+    /// counted. Looks at every edge.
+    #[must_use]
+    pub fn unwatched(&self) -> u32 {
+        let wanted = (0..self.contacts.edges()).filter_map(|edge| self.contacts.edge(edge));
+        let lacking = wanted.filter(|(subscriber, publisher)| {
+            !self.is_rejected(*subscriber)
+                && !self.is_rejected(*publisher)
+                && !self.watch_of(*subscriber, *publisher).is_some_and(|slot| {
+                    let dialog = &self.dialogs[slot];
+                    dialog.has(state::has::ACTIVE) && dialog.has(state::has::ANSWER)
+                })
+        });
+        lacking.count() as u32
+    }
+
+    /// The latest sequence that was published by a pair's publisher, and the
+    /// latest that its subscriber was shown.
     #[must_use]
     pub fn sequences(&self, pair: u32) -> (u32, u32) {
-        let watch = self.users[pair as usize * 2 + 1].watch;
-        (self.users[pair as usize * 2].sequence, self.dialogs.get(watch).map_or(0, |d| d.seen))
+        let shown = self.watch_of(pair * 2 + 1, pair * 2).map_or(0, |slot| self.dialogs[slot].seen);
+        (self.users[pair as usize * 2].sequence, shown)
     }
 
-    /// Counts, for every subscription, whether it shows the latest publication
-    /// of its publisher. To be asked when all expectations have ended.
-    pub fn count_converged(&self, now: Time, stage: Stage, host: &mut impl Host) {
-        for user in self.users.iter().filter(|u| u.watch != NONE) {
-            let Some(dialog) = self.dialogs.get(user.watch) else { continue };
-            let latest = self.users[dialog.publisher as usize].sequence;
-            let shown = dialog.has(state::has::ACTIVE) && dialog.seen == latest;
-            let counter = if shown { Counter::Converged } else { Counter::NotConverged };
-            host.count(stage, counter, now, 1);
+    /// The dialog in which a user watches another.
+    fn watch_of(&self, subscriber: u32, publisher: u32) -> Option<Slot> {
+        let mut at = self.users[subscriber as usize].watches;
+        while let Some(dialog) = self.dialogs.get(at) {
+            if dialog.publisher == publisher {
+                return Some(at);
+            }
+            at = dialog.next_watch;
         }
+        None
+    }
+
+    /// Subscriptions that show the latest publication of their publisher, and
+    /// those that do not. To be asked when all expectations have ended.
+    #[must_use]
+    pub fn converged(&self) -> (u64, u64) {
+        let mut counts = (0, 0);
+        for (_, dialog) in self.dialogs.iter().filter(|(_, dialog)| !dialog.has(state::has::SELF)) {
+            let latest = self.users[dialog.publisher as usize].sequence;
+            if dialog.has(state::has::ACTIVE) && dialog.seen == latest {
+                counts.0 += 1;
+            } else {
+                counts.1 += 1;
+            }
+        }
+        counts
+    }
+
+    /// Counts [`Population::converged`].
+    pub fn count_converged(&self, now: Time, stage: Stage, host: &mut impl Host) {
+        let (shown, not) = self.converged();
+        host.count(stage, Counter::Converged, now, shown);
+        host.count(stage, Counter::NotConverged, now, not);
     }
 
     /// A random number that does not repeat soon, from the population's seed.

@@ -229,7 +229,7 @@ impl Population {
         let missed = std::mem::take(&mut publication.remaining);
         publication.missed = missed;
         let (publisher, stage, intended) = (publication.publisher, publication.stage, publication.intended);
-        let fan_out = publication.expected > 1;
+        let (fan_out, sequence) = (publication.expected > 1, publication.sequence);
         self.retire(slot);
         if missed == 0 {
             return;
@@ -238,8 +238,18 @@ impl Population {
         host.count(stage, Counter::MissedDue, intended, u64::from(missed));
         let limit = self.config.deadline / SECOND;
         let reason = format!("no NOTIFY with the published document within {limit} s");
+        let mut at = self.users[publisher as usize].watchers;
         for _ in 0..missed {
             host.censored(Measure::PublishToNotify, stage, intended, now);
+            // Those whose subscription is gone have nobody left to name but the publisher.
+            let mut user = publisher;
+            while let Some(dialog) = self.dialogs.get(at) {
+                at = dialog.next_watcher;
+                if dialog.seen < sequence && dialog.expects_after < sequence {
+                    user = dialog.owner;
+                    break;
+                }
+            }
             host.failed(&Failure {
                 activity: Activity::Notify,
                 stage,
@@ -249,7 +259,7 @@ impl Population {
                 diagnosis:
                     b"the pool took the publication and did not tell the subscriber: look at its presence \
                     service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)",
-                user: publisher + 1,
+                user,
                 at: now,
                 request: b"",
                 response: b"",

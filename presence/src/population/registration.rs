@@ -118,14 +118,11 @@ impl Population {
         let leaving = self.users[user as usize].is(is::LEAVING);
         // What was bound to the connection is gone with it.
         self.unregistered(user);
-        let (own, watch) = (self.users[user as usize].self_dialog, self.users[user as usize].watch);
-        for dialog in [own, watch] {
-            if self.dialogs.get(dialog).is_some() {
-                if !leaving && !self.is_workflow() {
-                    host.count(self.stage, Counter::SubscriptionLost, now, 1);
-                }
-                self.drop_dialog(dialog);
+        while let Some(dialog) = self.some_dialog(user) {
+            if !leaving && !self.is_workflow() {
+                host.count(self.stage, Counter::SubscriptionLost, now, 1);
             }
+            self.drop_dialog(dialog);
         }
         if leaving {
             self.users[user as usize].set(is::GAVE_UP, true);

@@ -7,6 +7,7 @@ use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message};
 
 use memchr::memmem;
+use smallvec::SmallVec;
 
 use super::state::{Purpose, Transaction, is, tried};
 use super::{Kind, Population, Transport};
@@ -303,9 +304,13 @@ impl Population {
     /// The flow of a user broke: its requests will not be answered.
     pub(super) fn abandon(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let held = &self.users[user as usize];
-        let mut slots = [held.register_tx, held.publish_tx, NONE, NONE];
-        slots[2] = self.dialogs.get(held.self_dialog).map_or(NONE, |d| d.tx);
-        slots[3] = self.dialogs.get(held.watch).map_or(NONE, |d| d.tx);
+        let mut slots: SmallVec<[Slot; 8]> = SmallVec::from_slice(&[held.register_tx, held.publish_tx]);
+        slots.extend(self.dialogs.get(held.self_dialog).map(|d| d.tx));
+        let mut at = held.watches;
+        while let Some(dialog) = self.dialogs.get(at) {
+            slots.push(dialog.tx);
+            at = dialog.next_watch;
+        }
         for slot in slots {
             if let Some(transaction) = self.transactions.get(slot) {
                 let order = Order::again(transaction);

@@ -38,6 +38,8 @@ pub(super) mod is {
     pub const GONE: u16 = 128;
     /// The server stopped answering while it signed off.
     pub const GAVE_UP: u16 = 256;
+    /// It was told to subscribe to its contacts, and does so again when it comes back.
+    pub const WATCHES: u16 = 512;
 }
 
 /// One user of the shard.
@@ -54,8 +56,8 @@ pub(super) struct User {
     pub register_timer: TimerId,
 
     pub self_dialog: Slot,
-    /// The dialog in which it watches its publisher.
-    pub watch: Slot,
+    /// First dialog in which it watches somebody; linked by [`Dialog::next_watch`].
+    pub watches: Slot,
     /// First dialog in which it is watched; linked by [`Dialog::next_watcher`].
     pub watchers: Slot,
 
@@ -86,7 +88,7 @@ impl Default for User {
             register_tx: NONE,
             register_timer: TimerId::NONE,
             self_dialog: NONE,
-            watch: NONE,
+            watches: NONE,
             watchers: NONE,
             publish_cseq: 0,
             publish_tx: NONE,
@@ -176,7 +178,9 @@ pub(super) struct Dialog {
     pub seen: u32,
     /// It owes only publications after this one.
     pub expects_after: u32,
+    /// The next one of the same publisher, and of the same owner.
     pub next_watcher: Slot,
+    pub next_watch: Slot,
 }
 
 impl Dialog {

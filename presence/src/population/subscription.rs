@@ -36,10 +36,12 @@ impl TargetCache {
 }
 
 impl Population {
-    /// The subscriber of a pair subscribes to its publisher. `false` if it cannot.
-    pub fn subscribe(&mut self, now: Time, pair: u32, due: Time, stage: Stage, host: &mut impl Host) -> bool {
-        let (publisher, subscriber) = (pair * 2, pair * 2 + 1);
-        if !self.is_signed_on(subscriber) || self.users[subscriber as usize].watch != NONE {
+    /// The subscriber of an edge (of a pair, without a graph) subscribes to its
+    /// publisher. `false` if it cannot.
+    pub fn subscribe(&mut self, now: Time, edge: u32, due: Time, stage: Stage, host: &mut impl Host) -> bool {
+        let Some((subscriber, publisher)) = self.contacts.edge(edge) else { return false };
+        self.users[subscriber as usize].set(is::WATCHES, true);
+        if !self.is_signed_on(subscriber) || self.watch_of(subscriber, publisher).is_some() {
             return false;
         }
         self.begin_subscription(now, subscriber, publisher, due, stage, host);
@@ -74,11 +76,12 @@ impl Population {
             seen: 0,
             expects_after: 0,
             next_watcher: NONE,
+            next_watch: NONE,
         });
         if own {
             self.users[owner as usize].self_dialog = slot;
         } else {
-            self.users[owner as usize].watch = slot;
+            self.dialogs[slot].next_watch = std::mem::replace(&mut self.users[owner as usize].watches, slot);
             let publisher = &mut self.users[publisher as usize];
             self.dialogs[slot].next_watcher = publisher.watchers;
             publisher.watchers = slot;
@@ -409,8 +412,7 @@ impl Population {
         if dialog.has(has::LEAVING) {
             host.censored(Measure::Unsubscribe, stage, intended, now);
             self.first_notify_missing(now, owner, stage, Activity::Unsubscribe, host);
-            self.drop_dialog(slot);
-            return self.leave(now, now, owner, host);
+            return self.left(now, slot, owner, host);
         }
         if dialog.has(has::SETTLED) {
             if dialog.tx != NONE {
@@ -542,8 +544,7 @@ impl Population {
                 self.sign_off_failed(order.user, &outcome);
             }
         }
-        self.drop_dialog(slot);
-        self.leave(at, at, order.user, host);
+        self.left(at, slot, order.user, host);
     }
 
     fn complete_unsubscribe(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
@@ -560,8 +561,15 @@ impl Population {
             ended: at,
         });
         host.progress(owner, Progress::Completed(Activity::Unsubscribe, sent, at));
+        self.left(at, slot, owner, host);
+    }
+
+    /// A subscription has ended because we signed off; the next step follows.
+    fn left(&mut self, at: Time, slot: Slot, owner: u32, host: &mut impl Host) {
+        let publisher = self.dialogs[slot].publisher;
         self.drop_dialog(slot);
         self.leave(at, at, owner, host);
+        self.unwatched_by(at, &[publisher], owner, host);
     }
 
     /// Forgets a dialog; late messages for it meet an old generation.
@@ -572,19 +580,36 @@ impl Population {
         dialog.target = None;
         let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
         let (active, next) = (dialog.has(has::ACTIVE), dialog.next_watcher);
+        let next_watch = dialog.next_watch;
         self.wheel.cancel(&mut timer);
         self.forget(tx);
         if own {
             self.users[owner as usize].self_dialog = NONE;
             self.users[owner as usize].set(is::SELF_SUBSCRIBED, false);
         } else {
-            self.users[owner as usize].watch = NONE;
+            self.unlink_watch(owner, slot, next_watch);
             if active {
                 self.subscribed -= 1;
             }
             self.unlink_watcher(publisher, slot, next);
         }
         self.dialogs.release(slot);
+    }
+
+    fn unlink_watch(&mut self, owner: u32, slot: Slot, next: Slot) {
+        let head = &mut self.users[owner as usize].watches;
+        if *head == slot {
+            *head = next;
+            return;
+        }
+        let mut at = *head;
+        while let Some(current) = some(at) {
+            if self.dialogs[current].next_watch == slot {
+                self.dialogs[current].next_watch = next;
+                return;
+            }
+            at = self.dialogs[current].next_watch;
+        }
     }
 
     fn unlink_watcher(&mut self, publisher: u32, slot: Slot, next: Slot) {

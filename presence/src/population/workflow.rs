@@ -18,7 +18,8 @@ use super::request::{Order, Outcome};
 use super::state::{Pair, Purpose, WorkState, WorkVerdict, has, is};
 use super::{Population, pair_of};
 use crate::host::{Activity, Counter, Host, Measure, Progress, Sample, Stage};
-use crate::slab::NONE;
+use crate::slab::{NONE, Slot};
+use smallvec::SmallVec;
 
 /// Limits how a workflow that began may be told from one that waits.
 impl Population {
@@ -99,9 +100,11 @@ impl Population {
             return self.leave(at, at, user, host);
         }
         if !self.is_workflow() {
-            // Repaired: the subscriber watches again, the publisher goes on.
-            if user % 2 == 1 && self.users[user as usize].watch == NONE && self.watched_before(user) {
-                self.subscribe(at, pair, at, self.stage, host);
+            // Repaired: it watches its contacts again, and publishes what waits.
+            if self.users[user as usize].is(is::WATCHES) {
+                for edge in self.contacts.of(user) {
+                    self.subscribe(at, edge, at, self.stage, host);
+                }
             }
             return self.next_waiting(at, at, user, host);
         }
@@ -116,9 +119,10 @@ impl Population {
         }
     }
 
-    /// In held runs the first subscription comes when the agent says so.
-    fn watched_before(&self, user: u32) -> bool {
-        self.users[user as usize].register_cseq > 0 && self.users[user as usize - 1].sequence > 0
+    /// One of the dialogs of a user, those in which it watches first.
+    pub(super) fn some_dialog(&self, user: u32) -> Option<Slot> {
+        let held = &self.users[user as usize];
+        [held.watches, held.self_dialog].into_iter().find(|slot| self.dialogs.get(*slot).is_some())
     }
 
     /// The subscriber has its first active NOTIFY and its answer.
@@ -250,9 +254,8 @@ impl Population {
             return;
         }
         let stage = self.stage_of(user);
-        let (watch, own) = (held.watch, held.self_dialog);
-        for slot in [watch, own] {
-            let Some(dialog) = self.dialogs.get(slot) else { continue };
+        while let Some(slot) = self.some_dialog(user) {
+            let dialog = &self.dialogs[slot];
             if dialog.has(has::LEAVING) || dialog.tx != NONE {
                 return;
             }
@@ -296,11 +299,12 @@ impl Population {
     /// What is still open is forgotten: there is nobody left to ask.
     fn leave_at_once(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let held = &self.users[user as usize];
-        let (watch, own, tx) = (held.watch, held.self_dialog, [held.register_tx, held.publish_tx]);
-        for slot in tx {
+        for slot in [held.register_tx, held.publish_tx] {
             self.forget(slot);
         }
-        for slot in [watch, own] {
+        let mut watched: SmallVec<[u32; 8]> = SmallVec::new();
+        while let Some(slot) = self.some_dialog(user) {
+            watched.push(self.dialogs[slot].publisher);
             self.drop_dialog(slot);
         }
         let held = &mut self.users[user as usize];
@@ -310,13 +314,17 @@ impl Population {
             self.registered -= 1;
         }
         self.hang_up(user, host);
-        let pair = pair_of(user);
-        // The other one may have waited for this one's subscription to end.
-        let publisher = pair * 2;
-        if user != publisher && self.users[publisher as usize].is(is::LEAVING) {
-            self.leave(now, now, publisher, host);
+        self.unwatched_by(now, &watched, user, host);
+        self.check_signed_off(now, pair_of(user), host);
+    }
+
+    /// Publishers that sign off may have waited for a subscription to end.
+    pub(super) fn unwatched_by(&mut self, now: Time, publishers: &[u32], user: u32, host: &mut impl Host) {
+        for publisher in publishers.iter().copied().filter(|publisher| *publisher != user) {
+            if self.users[publisher as usize].is(is::LEAVING) {
+                self.leave(now, now, publisher, host);
+            }
         }
-        self.check_signed_off(now, pair, host);
     }
 
     fn check_signed_off(&mut self, now: Time, pair: u32, host: &mut impl Host) {
