@@ -13,12 +13,14 @@
 //! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
 //! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
 //! | [`ids`] | Call-IDs, tags and branches that carry the slot they belong to |
+//! | [`locate`] | where a server is and which to try next, RFC 3263 |
 //! | [`time`] | instants and the timers of RFC 3261 table 4 |
 
 pub mod client;
 pub mod frame;
 pub mod header;
 pub mod ids;
+pub mod locate;
 pub mod scan;
 pub mod time;
 pub mod value;
