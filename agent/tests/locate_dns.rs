@@ -33,8 +33,11 @@ enum Manner {
     Truncates,
 }
 
+/// Owner, type, rdata.
+type Record = (String, u16, Vec<u8>);
+
 /// `name TYPE rdata` in each line.
-struct Zone(Vec<(String, u16, Vec<u8>)>);
+struct Zone(Vec<Record>);
 
 impl Zone {
     fn of(lines: &str) -> Zone {
@@ -42,9 +45,9 @@ impl Zone {
     }
 
     /// The answers to a question: CNAMEs and what they lead to, as a recursive server gives them.
-    fn find(&self, name: &str, kind: u16) -> (u8, Vec<&(String, u16, Vec<u8>)>) {
+    fn find(&self, name: &str, kind: u16) -> (u8, Vec<&Record>) {
         let mut name = name.to_ascii_lowercase();
-        let mut out: Vec<&(String, u16, Vec<u8>)> = Vec::new();
+        let mut out: Vec<&Record> = Vec::new();
         for _ in 0..4 {
             let here: Vec<_> = self.0.iter().filter(|(owner, ..)| *owner == name).collect();
             let wanted = here.iter().filter(|(_, k, _)| *k == kind).copied();
@@ -62,15 +65,15 @@ impl Zone {
     }
 }
 
-fn record(line: &str) -> (String, u16, Vec<u8>) {
+fn record(line: &str) -> Record {
     let words: Vec<&str> = line.split_whitespace().collect();
     let number = |at: usize| words[at].parse::<u16>().expect("a number").to_be_bytes();
     let mut data = Vec::new();
     let kind = match words[1] {
         "NAPTR" => {
             data.extend([number(2), number(3)].concat());
-            for at in 4..7 {
-                let text = words[at].trim_matches('-');
+            for text in &words[4..7] {
+                let text = text.trim_matches('-');
                 data.push(text.len() as u8);
                 data.extend(text.as_bytes());
             }
@@ -368,7 +371,7 @@ fn a_server_that_keeps_silent_about_some_types_does_not_hide_the_others() {
 }
 
 #[test]
-fn where_no_server_listens_the_error_is_quick() {
+fn where_no_server_listens_the_error_names_the_address() {
     let nobody = UdpSocket::bind("127.0.0.1:0").expect("a socket").local_addr().expect("its address");
     let began = Instant::now();
     let error = runtime().block_on(Resolver::at(nobody).locate("pool.test:5060", Transport::Udp, 1));

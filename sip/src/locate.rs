@@ -11,8 +11,9 @@
 //!
 //! The transport is prescribed, by a scenario or an URI. So NAPTR records
 //! select nothing here; they are asked because a domain may keep the SRV
-//! records of that transport under a name of its own choice, and RFC 3263 §4.1
-//! lets the replacement lie in any domain.
+//! records of that transport under a name of its own choice. An URI with a
+//! `transport` parameter would go straight to the SRV name of its host (§4.2);
+//! a domain has to keep that one as well (§4.1), so both ways lead to a server.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

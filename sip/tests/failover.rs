@@ -85,6 +85,27 @@ fn retry_after_is_kept_within_bounds() {
 }
 
 #[test]
+fn an_answer_under_way_does_not_end_a_rest_that_was_asked_for() {
+    let mut failover = Failover::new(&targets(2));
+    let first = failover.begin(NOW).expect("a target");
+    failover.failed(first, Failure::Unavailable(Some(10)), NOW);
+    failover.answered(first, NOW + SECOND);
+    assert_eq!(failover.begin(NOW + 9 * SECOND).expect("a target").index(), 1);
+    assert_eq!(failover.begin(NOW + 10 * SECOND).expect("a target").index(), 0);
+}
+
+#[test]
+fn a_request_within_a_dialog_reports_and_stays() {
+    let list = targets(2);
+    let mut failover = Failover::new(&list);
+    let dialog = failover.at(list[0]).expect("a target of the list");
+    failover.report(dialog, Failure::Transport, NOW);
+    assert_eq!((failover.resting(NOW), failover.counts().gave_up), (1, 0));
+    assert_eq!(failover.begin(NOW).and_then(|attempt| failover.address(attempt)), Some(list[1]));
+    assert_eq!(failover.at(SocketAddr::from(([192, 0, 2, 99], 5060))), None);
+}
+
+#[test]
 fn silence_that_is_older_than_an_answer_moves_the_request_and_not_the_pool() {
     let mut failover = Failover::new(&targets(2));
     let lost = failover.begin(NOW).expect("a target");
@@ -121,13 +142,13 @@ proptest! {
     #[test]
     fn no_request_meets_a_target_twice(
         count in 1..9usize,
-        script in proptest::collection::vec((0..4u8, 0..60u64, 0..9usize), 1..80),
+        script in proptest::collection::vec((0..4u8, 0..60u64), 1..80),
     ) {
         let mut failover = Failover::new(&targets(count));
         let mut now = NOW;
         let mut request = failover.begin(now).expect("a target");
         let mut met = vec![request.index()];
-        for (what, seconds, _) in script {
+        for (what, seconds) in script {
             now = now + seconds * SECOND;
             let failure = match what {
                 0 => Failure::Transport,

@@ -34,13 +34,6 @@ impl Failure {
     pub fn of_timeout(provisional: bool) -> Option<Failure> {
         (!provisional).then_some(Failure::Silence)
     }
-
-    fn rest(self) -> u64 {
-        match self {
-            Failure::Unavailable(Some(seconds)) => (u64::from(seconds) * SECOND).clamp(SECOND, REST_LIMIT),
-            _ => REST,
-        }
-    }
 }
 
 /// One request on its way through the targets: 16 bytes that its owner keeps.
@@ -82,21 +75,42 @@ pub struct FailoverCounts {
 /// failed. One for all requests of a shard; nothing is allocated after `new`.
 #[derive(Debug, Clone)]
 pub struct Failover {
-    targets: Vec<SocketAddr>,
-    /// Awake from this instant on.
-    awake: Vec<Time>,
-    /// When it answered last.
-    answered: Vec<Time>,
+    targets: Vec<Target>,
     counts: FailoverCounts,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    address: SocketAddr,
+    /// It failed and rests until then; an answer ends that.
+    rest: Time,
+    /// It asked for peace until then (`Retry-After`); answers to what was under
+    /// way already do not end that.
+    asked: Time,
+    /// When it answered last.
+    answered: Option<Time>,
+}
+
+impl Target {
+    fn awake(&self) -> Time {
+        self.rest.max(self.asked)
+    }
 }
 
 impl Failover {
     /// The first [`MAX_ADDRESSES`] of these, none of them resting.
     #[must_use]
     pub fn new(targets: &[SocketAddr]) -> Self {
-        let targets = targets[..targets.len().min(MAX_ADDRESSES)].to_vec();
-        let never = vec![Time::default(); targets.len()];
-        Failover { targets, awake: never.clone(), answered: never, counts: FailoverCounts::default() }
+        let fresh = |address: &SocketAddr| Target {
+            address: *address,
+            rest: Time::default(),
+            asked: Time::default(),
+            answered: None,
+        };
+        Failover {
+            targets: targets.iter().take(MAX_ADDRESSES).map(fresh).collect(),
+            counts: FailoverCounts::default(),
+        }
     }
 
     /// Where a new request goes: the best target that does not rest; if all do,
@@ -106,53 +120,64 @@ impl Failover {
         self.best(0, now)
     }
 
+    /// The attempt of a request that has no choice: one within a dialog, or on a
+    /// connection that is there. `None` if the address is not of this list.
+    #[must_use]
+    pub fn at(&self, address: SocketAddr) -> Option<Attempt> {
+        let at = self.targets.iter().position(|target| target.address == address)?;
+        Some(Attempt { tried: 1 << at, at: at as u32 })
+    }
+
     /// The address of an attempt; `None` if it is of another list.
     #[must_use]
     pub fn address(&self, attempt: Attempt) -> Option<SocketAddr> {
-        self.targets.get(attempt.index()).copied()
+        self.targets.get(attempt.index()).map(|target| target.address)
     }
 
     /// The target of this attempt failed: it rests, and the request goes on, as
     /// a new transaction with a new branch, to the target that is returned.
     /// `None`: every target was tried, give up.
-    ///
-    /// Requests within a dialog stay with its server: their owner reports the
-    /// failure and does not follow.
     pub fn failed(&mut self, attempt: Attempt, failure: Failure, now: Time) -> Option<Attempt> {
-        match failure {
-            Failure::Transport => self.counts.transport += 1,
-            Failure::Unavailable(_) => self.counts.unavailable += 1,
-            Failure::Silence => self.counts.silence += 1,
-        }
-        let at = attempt.index();
-        if at < self.targets.len() && !self.outlived(at, failure, now) {
-            self.awake[at] = self.awake[at].max(now + failure.rest());
-        }
+        self.report(attempt, failure, now);
         let next = self.best(attempt.tried, now);
         self.counts.gave_up += u64::from(next.is_none());
         next
     }
 
-    /// The target answered, with anything but 503: its rest is over.
-    #[inline]
-    pub fn answered(&mut self, attempt: Attempt, now: Time) {
-        let at = attempt.index();
-        if at < self.targets.len() {
-            self.awake[at] = Time::default();
-            self.answered[at] = now;
+    /// As [`Failover::failed`], for a request that goes nowhere else: one within
+    /// a dialog stays with the dialog's server.
+    pub fn report(&mut self, attempt: Attempt, failure: Failure, now: Time) {
+        match failure {
+            Failure::Transport => self.counts.transport += 1,
+            Failure::Unavailable(_) => self.counts.unavailable += 1,
+            Failure::Silence => self.counts.silence += 1,
+        }
+        let Some(target) = self.targets.get_mut(attempt.index()) else { return };
+        match failure {
+            Failure::Unavailable(Some(seconds)) => {
+                let rest = (u64::from(seconds) * SECOND).clamp(SECOND, REST_LIMIT);
+                target.asked = target.asked.max(now + rest);
+            }
+            // Silence is noticed 64·T1 after the request: a target that has answered
+            // others since then is there, and the news of its silence is old.
+            Failure::Silence if target.answered.is_some_and(|at| now.since(at) < TIMEOUT) => {}
+            _ => target.rest = target.rest.max(now + REST),
         }
     }
 
-    /// Silence is noticed 64·T1 after the request: a target that has answered
-    /// others since then is there, and the news of its silence is old.
-    fn outlived(&self, at: usize, failure: Failure, now: Time) -> bool {
-        failure == Failure::Silence && now.since(self.answered[at]) < TIMEOUT && self.answered[at] > Time(0)
+    /// The target answered, with anything but 503: its rest is over.
+    #[inline]
+    pub fn answered(&mut self, attempt: Attempt, now: Time) {
+        if let Some(target) = self.targets.get_mut(attempt.index()) {
+            target.rest = Time::default();
+            target.answered = Some(now);
+        }
     }
 
     /// How many targets rest.
     #[must_use]
     pub fn resting(&self, now: Time) -> usize {
-        self.awake.iter().filter(|awake| **awake > now).count()
+        self.targets.iter().filter(|target| target.awake() > now).count()
     }
 
     /// What happened so far.
@@ -165,8 +190,8 @@ impl Failover {
     /// is a preference, since a request that has nowhere else to go must try.
     fn best(&self, tried: u64, now: Time) -> Option<Attempt> {
         let open = || (0..self.targets.len()).filter(|at| tried & (1 << at) == 0);
-        let at =
-            open().find(|at| self.awake[*at] <= now).or_else(|| open().min_by_key(|at| self.awake[*at]))?;
+        let awake = |at: &usize| self.targets[*at].awake();
+        let at = open().find(|at| awake(at) <= now).or_else(|| open().min_by_key(awake))?;
         Some(Attempt { tried: tried | 1 << at, at: at as u32 })
     }
 }
