@@ -148,8 +148,8 @@ fn one(args: &cli::Check, common: &Common, target: &str) -> Answer {
         Ok(runtime) => runtime,
         Err(error) => return refused("generator:start", error.to_string(), ""),
     };
-    let targets = match runtime.block_on(locate(target, transport, 1)) {
-        Ok(targets) => targets,
+    let found = match runtime.block_on(locate(target, transport, 1)) {
+        Ok(found) => found,
         Err(error) => {
             return refused(
                 "transport:dns",
@@ -161,15 +161,25 @@ fn one(args: &cli::Check, common: &Common, target: &str) -> Answer {
     let mut tls = common.tls.clone();
     if tls.server_name.is_empty() {
         tls.server_name =
-            locate::split(target).map_or_else(|_| target.to_owned(), |(host, _)| host.to_owned());
+            locate::split(target).map_or(target, |(host, _)| host).trim_end_matches('.').to_owned();
     }
     // Naming a target permits traffic to its addresses, and to nothing else.
-    let networks: Vec<Network> = targets.iter().filter_map(|t| t.ip().to_string().parse().ok()).collect();
+    let networks: Vec<Network> =
+        found.targets.iter().filter_map(|t| t.ip().to_string().parse().ok()).collect();
     if args.verbose {
+        if found.questions > 0 {
+            // Name resolution is counted apart: it is in no latency.
+            let all: Vec<String> = found.targets.iter().map(ToString::to_string).collect();
+            let seconds = found.took.as_secs_f64();
+            eprintln!("Name resolution completed in '{seconds:.7}' secs, counted apart: {}.", all.join(", "));
+        }
+        for failed in &found.failed {
+            eprintln!("Name resolution: no {}: {}.", failed.question, failed.reason);
+        }
         eprintln!("Registration Request hit against {target}");
     }
     let check = Check {
-        targets,
+        targets: found.targets,
         transport,
         tls,
         publisher: common.publisher.clone(),

@@ -81,6 +81,7 @@ impl EngineError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
+            EngineError::Locate(LocateError::NotAllowed { .. }) => "transport:blocked",
             EngineError::Locate(_) => "transport:dns",
             EngineError::Shard(ShardError::NotAllowed(..)) => "transport:blocked",
             EngineError::Shard(ShardError::Tls(_)) => "transport:tls",
@@ -119,7 +120,8 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let pool = plan.pool.as_ref().ok_or_else(|| missing("pool"))?;
         let transport = transport_of(pool.transport())?;
-        let targets = locate(&pool.target, transport, plan.seed).await?;
+        let targets =
+            locate(&pool.target, transport, plan.seed).await?.permitted(&allow_of(pool, options)?)?.targets;
         let pairs = pairs_of(plan)?;
         let wanted = if options.shards > 0 { options.shards } else { crate::host::facts().cores };
         let count = wanted.clamp(1, MAX_SHARDS).min(pairs.len().max(1) as u32);
@@ -370,7 +372,6 @@ fn shard_plan(
         v1::Arrivals::Poisson => Arrivals::Poisson,
         _ => Arrivals::Constant,
     };
-    let allow: Result<Vec<Network>, _> = pool.allow.iter().map(|text| text.parse()).collect();
     let safety = plan.safety.unwrap_or_default();
     let max_rate = [safety.max_rate_mhz, options.max_rate_mhz].into_iter().filter(|rate| *rate > 0).min();
     Ok(ShardPlan {
@@ -397,7 +398,7 @@ fn shard_plan(
         targets: targets.to_vec(),
         tls: (transport == Transport::Tls).then(|| tls_options(pool)),
         shared_connections: pool.shared_connections,
-        allow: Allow::new(allow?, options.allow.clone()),
+        allow: allow_of(pool, options)?,
         advertise: Some(pool.advertise.clone()).filter(|text| !text.is_empty()),
         sources: sources(&pool.source)?,
         register_rate_mhz: warmup.register_rate_mhz,
@@ -422,9 +423,15 @@ fn fan_out(asked: &v1::FanOut) -> Result<FanOut, EngineError> {
     Ok(FanOut { distribution, mean_milli: asked.mean_milli, max: asked.max })
 }
 
+fn allow_of(pool: &v1::Pool, options: &AgentOptions) -> Result<Allow, EngineError> {
+    let networks: Result<Vec<Network>, _> = pool.allow.iter().map(|text| text.parse()).collect();
+    Ok(Allow::new(networks?, options.allow.clone()))
+}
+
 fn tls_options(pool: &v1::Pool) -> TlsOptions {
     let tls = pool.tls.clone().unwrap_or_default();
-    let host = crate::locate::split(&pool.target).map_or("", |(host, _)| host);
+    // Certificates name hosts without the dot that makes a name absolute.
+    let host = crate::locate::split(&pool.target).map_or("", |(host, _)| host.trim_end_matches('.'));
     TlsOptions {
         ca_pem: tls.ca_pem,
         cert_pem: tls.cert_pem,

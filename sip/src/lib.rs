@@ -18,6 +18,7 @@
 //! | [`protection`] | the seam through which messages are signed and checked |
 //! | [`digest`] | digest authentication, RFC 7616 and 8760, both sides |
 //! | [`ids`] | Call-IDs, tags and branches that carry the slot they belong to |
+//! | [`locate`] | where a server is and which to try next, RFC 3263 |
 //! | [`time`] | instants and the timers of RFC 3261 table 4 |
 
 pub mod client;
@@ -25,6 +26,7 @@ pub mod digest;
 pub mod frame;
 pub mod header;
 pub mod ids;
+pub mod locate;
 pub mod oracle;
 pub mod protection;
 pub mod scan;
