@@ -289,6 +289,7 @@ fn workload(scenario: &Scenario, max_in_flight: u64) -> v1::Workload {
         expires_s: workload.expires_s,
         // A part of a number of 32 bits is one, too.
         max_in_flight: u32::try_from(max_in_flight).unwrap_or(u32::MAX),
+        fan_out: None,
     }
 }
 

@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 
 use adsum_sip::Time;
+use adsum_sip::locate::Failure as Trouble;
 
 /// One step of the workflow, as failures name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -354,6 +355,13 @@ pub trait Host {
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>);
     /// Where a URI of the pool leads: a remote target or a route.
     fn hop(&mut self, flow: Flow, uri: &[u8]) -> Hop;
+
+    /// The server behind a flow did not do its part (RFC 3263 §4.3): a 503, or
+    /// silence until timer F. `true` if what has no ties to it should go elsewhere,
+    /// where the next [`Host::open`] leads.
+    fn target_failed(&mut self, _now: Time, _flow: Flow, _trouble: Trouble) -> bool {
+        false
+    }
 
     /// A success.
     fn sample(&mut self, sample: &Sample);

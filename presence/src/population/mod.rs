@@ -154,6 +154,8 @@ pub struct Population {
     scratch: request::Scratch,
     /// First requests of activities that the host queued, with the generation of their slot.
     unflushed: Vec<(Slot, u32)>,
+    /// REGISTERs that go to another target as soon as there is a connection; one a user at most.
+    moving: Vec<(u32, request::Order)>,
     /// Where the transaction of a dialog that is gone would be kept.
     nowhere: Slot,
 }
@@ -209,6 +211,7 @@ impl Population {
             jitter: config.namespace.key,
             scratch: request::Scratch::default(),
             unflushed: Vec::new(),
+            moving: Vec::new(),
             nowhere: NONE,
             config,
             accounts,

@@ -1,5 +1,6 @@
 //! Connecting, registering, keeping both, and losing them.
 
+use adsum_sip::locate::Failure as Trouble;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
@@ -7,11 +8,14 @@ use super::request::{Order, Outcome};
 use super::state::{NO_FLOW, Purpose, is};
 use super::{Population, Timer, pair_of};
 use crate::host::{
-    Activity, Class, Counter, Failure, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample, Stage,
+    Activity, Class, Counter, Failure, Flow, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample,
+    Stage,
 };
-use crate::slab::NONE;
+use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
+/// Targets that one REGISTER is sent to at most.
+const MAX_MOVES: u8 = 4;
 /// How long a held user waits before it signs on again, unless told otherwise.
 const REPAIR_DELAY: u64 = SECOND;
 
@@ -78,6 +82,11 @@ impl Population {
                 if held.is(is::LEAVING) {
                     return self.leave(now, at, user, host);
                 }
+                if let Some(moving) = self.moving.iter().position(|(who, _)| *who == user) {
+                    let (_, order) = self.moving.swap_remove(moving);
+                    self.request(now, order, host);
+                    return;
+                }
                 self.register(now, user, intended, at, stage, host);
             }
             FlowEvent::Failed(error) | FlowEvent::Closed(error) => {
@@ -85,6 +94,8 @@ impl Population {
                     return; // we closed it
                 }
                 let connecting = held.is(is::CONNECTING);
+                self.moving.retain(|(who, _)| *who != user);
+                let held = &mut self.users[user as usize];
                 held.set(is::CONNECTING | is::CONNECTED, false);
                 self.flow_lost(now, user, connecting, &error, stage, host);
             }
@@ -183,6 +194,7 @@ impl Population {
                     self.register_failed(at, user, refresh, false, None, host);
                 }
             },
+            _ if self.moves_on(at, &order, &outcome, host) => {}
             _ => {
                 if let (Outcome::TimedOut, false) = (outcome, refresh) {
                     host.censored(Measure::Register, order.stage, order.intended, at);
@@ -200,6 +212,73 @@ impl Population {
                 };
                 let timed_out = matches!(outcome, Outcome::TimedOut);
                 self.register_failed(at, user, refresh, timed_out, retry_after, host);
+            }
+        }
+    }
+
+    /// RFC 3263 §4.3: after a 503 or silence the same REGISTER goes to another
+    /// target, if there is one. `true` if it does.
+    fn moves_on(
+        &mut self,
+        at: Time,
+        order: &Order,
+        outcome: &Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) -> bool {
+        let trouble = match outcome {
+            Outcome::Answer(message) => {
+                let after = message.header(HeaderId::RetryAfter).and_then(value::leading_number);
+                Trouble::of_response(message.code(), after)
+            }
+            Outcome::TimedOut => Some(Trouble::Silence),
+            Outcome::Refused => Some(Trouble::Transport),
+            _ => None,
+        };
+        let Some(trouble) = trouble else { return false };
+        let user = order.user;
+        let flow = self.users[user as usize].flow;
+        let elsewhere = host.target_failed(at, flow, trouble);
+        let held = &mut self.users[user as usize];
+        if !elsewhere || order.moves >= MAX_MOVES || held.is(is::LEAVING) || order.purpose.is_refresh() {
+            return false;
+        }
+        held.set(is::CONNECTED, false);
+        held.flow = NO_FLOW;
+        host.close(user, flow);
+        let order = Order { moves: order.moves + 1, hop: None, ..*order };
+        let held = &mut self.users[user as usize];
+        match host.open(at, user) {
+            Opened::Ready(flow) => {
+                held.flow = flow;
+                held.set(is::CONNECTED, true);
+                self.request(at, order, host);
+            }
+            Opened::Connecting(flow) => {
+                held.flow = flow;
+                held.set(is::CONNECTING, true);
+                held.connect_intended = at;
+                held.connect_sent = at;
+                self.moving.push((user, order));
+            }
+        }
+        true
+    }
+
+    /// The host behind a flow refused datagrams (ICMP): nobody listens there, and
+    /// log-ons that wait for its answer need not wait for timer F. For a pool
+    /// with several targets; with one, it may yet come back.
+    pub fn refused(&mut self, now: Time, flow: Flow, host: &mut impl Host) {
+        let waiting: Vec<Slot> = self
+            .transactions
+            .iter()
+            .filter(|(_, t)| t.purpose == Purpose::Register && self.users[t.user as usize].flow == flow)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in waiting {
+            if let Some(transaction) = self.transactions.get(slot) {
+                let order = Order::again(transaction);
+                self.forget(slot);
+                self.ended(now, order, Outcome::Refused, host);
             }
         }
     }
@@ -268,6 +347,7 @@ impl Population {
     pub(super) fn hang_up(&mut self, user: u32, host: &mut impl Host) {
         let held = &mut self.users[user as usize];
         let flow = std::mem::replace(&mut held.flow, NO_FLOW);
+        self.moving.retain(|(who, _)| *who != user);
         if held.is(is::CONNECTED | is::CONNECTING) {
             held.set(is::CONNECTED | is::CONNECTING, false);
             host.close(user, flow);

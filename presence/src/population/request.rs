@@ -54,6 +54,8 @@ pub(super) struct Order {
     pub tried: u8,
     pub challenges: u8,
     pub attempts: Attempts,
+    /// How many targets it was sent to before this one.
+    pub moves: u8,
     /// Where to, if not where the dialog or the flow leads.
     pub hop: Option<Hop>,
 }
@@ -73,11 +75,12 @@ impl Order {
             tried: 0,
             challenges: 0,
             attempts: Attempts::default(),
+            moves: 0,
             hop: None,
         }
     }
 
-    fn again(transaction: &Transaction) -> Order {
+    pub fn again(transaction: &Transaction) -> Order {
         Order {
             purpose: transaction.purpose,
             user: transaction.user,
@@ -91,6 +94,7 @@ impl Order {
             tried: transaction.tried,
             challenges: transaction.challenges,
             attempts: transaction.attempts,
+            moves: transaction.moves,
             hop: None,
         }
     }
@@ -105,6 +109,8 @@ pub(super) enum Outcome<'m, 'a> {
     TimedOut,
     /// The flow broke, or there is none.
     Gone,
+    /// Nobody listens where it was sent (ICMP).
+    Refused,
     /// The server wants credentials and will not take ours.
     Rejected(&'m Message<'a>),
     /// The server wants what we have not got.
@@ -341,6 +347,7 @@ impl Population {
             tried: order.tried,
             challenges: order.challenges,
             attempts: order.attempts,
+            moves: order.moves,
             user: order.user,
             dialog: order.dialog,
             publication: order.publication,
@@ -625,6 +632,14 @@ impl Population {
                 failure.reason = b"the connection ended before the answer";
                 diagnosis.extend_from_slice(
                     b"the other side closed the connection: look at its log and its limits",
+                );
+            }
+            Outcome::Refused => {
+                failure.code = "transport:connect";
+                failure.class = Class::Configuration;
+                failure.reason = b"nothing listens there: the host refused the datagram (ICMP)";
+                diagnosis.extend_from_slice(
+                    b"check address, port and transport, and that the pool runs at each of its addresses",
                 );
             }
             Outcome::Blocked(address) => {

@@ -241,6 +241,8 @@ pub(super) struct Transaction {
     /// How often it was challenged.
     pub challenges: u8,
     pub attempts: Attempts,
+    /// How many targets it was sent to before.
+    pub moves: u8,
     pub user: u32,
     /// For subscriptions.
     pub dialog: Slot,

@@ -1,0 +1,84 @@
+//! A pool with several addresses (RFC 3263 §4.3): what fails is left for the
+//! next one, and the user gets its presence all the same.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adsum_agent::check::{Answer, Check, run};
+use adsum_agent::net::allow::Allow;
+use adsum_agent::net::tls::TlsOptions;
+use adsum_pool::{Pool, PoolConfig};
+use adsum_presence::accounts::Row;
+use adsum_presence::population::Transport;
+
+fn pool(reject: &[&str]) -> Pool {
+    let config = PoolConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        users: 10,
+        reject: reject.iter().map(|knob| knob.parse().unwrap()).collect(),
+        ..PoolConfig::default()
+    };
+    Pool::start(config).unwrap()
+}
+
+/// An address at which nothing listens: it was free a moment ago.
+fn dead() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
+}
+
+fn account(number: u32) -> Row {
+    Row {
+        uri: format!("sip:user{number:06}@pool.test").into_bytes(),
+        auth_user: format!("user{number:06}").into_bytes(),
+        password: format!("pw-user{number:06}").into_bytes(),
+        ha1: Vec::new(),
+        row: number,
+    }
+}
+
+fn check(targets: Vec<SocketAddr>, transport: Transport) -> Answer {
+    let check = Check {
+        targets,
+        transport,
+        tls: TlsOptions::default(),
+        publisher: account(1),
+        subscriber: account(2),
+        timeout: Duration::from_secs(10),
+        source: None,
+        advertise: None,
+        allow: Allow::default(),
+        trace: None,
+    };
+    run(&check, |_| {})
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_left_for_the_next() {
+    let pool = pool(&[]);
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let answer = check(vec![dead(), pool.address()], transport);
+        assert!(answer.success, "{transport:?}: {} ({})", answer.error, answer.diagnosis);
+    }
+}
+
+#[test]
+fn a_server_out_of_service_is_left_for_the_next() {
+    let (ill, well) = (pool(&["REGISTER=503:100%"]), pool(&[]));
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let answer = check(vec![ill.address(), well.address()], transport);
+        assert!(answer.success, "{transport:?}: {} ({})", answer.error, answer.diagnosis);
+    }
+    assert!(ill.stop().sent.contains_key("REGISTER 503"));
+    assert!(well.stop().sent.contains_key("NOTIFY"));
+}
+
+#[test]
+fn where_all_fail_the_last_answer_is_told() {
+    let ill = [pool(&["REGISTER=503:100%"]), pool(&["REGISTER=503:100%"])];
+    let answer = check(ill.iter().map(Pool::address).collect(), Transport::Udp);
+    assert!(!answer.success);
+    assert_eq!(answer.code, "sip:503");
+    let answer = check(vec![dead(), dead()], Transport::Tcp);
+    assert_eq!((answer.success, answer.code.as_str()), (false, "transport:connect"));
+}
