@@ -283,7 +283,8 @@ impl Core {
         if let Some(attempt) = line.attempt.take() {
             let resting = self.io.failover.resting(now);
             // A connection that was open says nothing about a new one.
-            let next = if connected { None } else { self.io.failover.failed(attempt, Trouble::Transport, now) };
+            let next =
+                if connected { None } else { self.io.failover.failed(attempt, Trouble::Transport, now) };
             if self.io.failover.resting(now) > resting && self.io.failover.len() > 1 {
                 self.io.recorder.name(now, self.io.stage, "failover", "", 1);
             }

@@ -218,13 +218,7 @@ impl Population {
 
     /// RFC 3263 §4.3: after a 503 or silence the same REGISTER goes to another
     /// target, if there is one. `true` if it does.
-    fn moves_on(
-        &mut self,
-        at: Time,
-        order: &Order,
-        outcome: &Outcome<'_, '_>,
-        host: &mut impl Host,
-    ) -> bool {
+    fn moves_on(&mut self, at: Time, order: &Order, outcome: &Outcome<'_, '_>, host: &mut impl Host) -> bool {
         let trouble = match outcome {
             Outcome::Answer(message) => {
                 let after = message.header(HeaderId::RetryAfter).and_then(value::leading_number);
