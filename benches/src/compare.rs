@@ -161,7 +161,9 @@ impl Bench<'_> {
         let mut sample = self.once(row, server, side, self.options.pairs)?;
         std::thread::sleep(Duration::from_secs(self.options.rest));
         sample.server = server.cpu()?.since(cpu);
-        sample.drops = process::udp_drops()?.saturating_sub(drops);
+        if row.transport == Transport::Udp {
+            sample.drops = process::udp_drops()?.saturating_sub(drops);
+        }
         sample.pairs_wanted = self.options.pairs;
         sample.judge();
         Ok(sample)

@@ -32,7 +32,9 @@ pub fn run(options: &CostOptions) -> Result<()> {
         let before = process::tree_cpu(pool.pid())?;
         let mut sample = adsum.run(&out.join("run"), &scenario)?;
         sample.server = process::tree_cpu(pool.pid())?.since(before);
-        sample.drops = process::udp_drops()?.saturating_sub(drops);
+        if options.transport == Transport::Udp {
+            sample.drops = process::udp_drops()?.saturating_sub(drops);
+        }
         sample.pairs_wanted = pairs;
         sample.judge();
         eprintln!(
@@ -130,7 +132,7 @@ fn profile(adsum: &Adsum, dir: &Path, scenario: &Scenario, pool: &Pool) -> Resul
     }
     text.push_str("\n```text\n");
     symbols.lines().filter(|line| share_of(line).is_some()).take(25).for_each(|line| {
-        let _ = writeln!(text, "{}", line.trim_end());
+        let _ = writeln!(text, "{}", line.trim_end_matches([' ', '-']));
     });
     text.push_str("```\n");
     Ok(text)

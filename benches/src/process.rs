@@ -61,8 +61,7 @@ pub fn hear_signals() -> Result<()> {
             let pids = std::mem::take(&mut *alive());
             let all: Vec<i32> = pids.iter().flat_map(|pid| tree(*pid)).collect();
             signal_all(&pids, Signal::SIGTERM);
-            std::thread::sleep(Duration::from_secs(2));
-            signal_all(&all, Signal::SIGKILL);
+            end_rest(&all, Duration::from_secs(5));
             std::process::exit(128 + heard.map_or(0, |signal| signal as i32));
         })
         .map(drop)
@@ -74,6 +73,24 @@ fn signal_all(pids: &[i32], signal: Signal) {
     for pid in pids {
         let _gone = kill(Pid::from_raw(*pid), signal);
     }
+}
+
+/// Waits for processes of ours to be gone, and ends those that are not in time.
+fn end_rest(pids: &[i32], limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let left = || pids.iter().copied().filter(|pid| runs(*pid)).collect::<Vec<i32>>();
+    while !left().is_empty() {
+        if Instant::now() > deadline {
+            return signal_all(&left(), Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// There, and no zombie that only waits for its parent.
+fn runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !stat.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 /// A process that ends when this value does.
@@ -140,6 +157,7 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        end_rest(&all[1..], Duration::from_secs(2));
     }
 
     fn forget(&self) {
@@ -293,5 +311,13 @@ mod tests {
         assert!(tree_cpu(pid).unwrap().total() < 1.0);
         sleep.stop();
         assert!(tree_cpu(pid).is_err());
+        // One that leaves a child behind: the child ends, too.
+        let script = "trap 'exit 0' TERM; sleep 600 & wait";
+        let mut parent = Process::start("sh", Command::new("sh").args(["-c", script])).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let all = tree(parent.pid());
+        assert!(all.len() >= 2 && all.iter().all(|pid| runs(*pid)));
+        parent.stop();
+        assert!(all.iter().all(|pid| !runs(*pid)));
     }
 }

@@ -22,7 +22,7 @@ pub struct Sample {
     /// Messages of readiness: they are in no other figure, but their CPU time is.
     pub messages_ready: u64,
     pub retransmissions: u64,
-    /// Datagrams that this machine lost meanwhile.
+    /// Datagrams that this machine lost meanwhile; none where the load is no datagrams.
     pub drops: u64,
     /// From the first arrival to the last.
     pub seconds: f64,

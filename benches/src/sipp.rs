@@ -105,6 +105,13 @@ impl Sipp {
             seconds: calls.seconds,
             ..Sample::default()
         };
+        // Open loop: SIPp strikes arrivals when it cannot keep up, and that would be less work at a time.
+        if calls.seconds > expected as f64 * 1.05 + 1.0 {
+            sample.refused.push(format!(
+                "SIPp took {:.1} s for pairs of {expected} s: it did not keep the rate",
+                calls.seconds
+            ));
+        }
         if !status.success() || calls.failed > 0 || counts.unexpected > 0 {
             sample.refused.push(format!(
                 "SIPp ended with {}, {} calls failed, {} messages were unexpected",
