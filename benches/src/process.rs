@@ -77,13 +77,17 @@ fn signal_all(pids: &[i32], signal: Signal) {
 
 /// Waits for processes of ours to be gone, and ends those that are not in time.
 fn end_rest(pids: &[i32], limit: Duration) {
-    let deadline = Instant::now() + limit;
     let left = || pids.iter().copied().filter(|pid| runs(*pid)).collect::<Vec<i32>>();
-    while !left().is_empty() {
-        if Instant::now() > deadline {
-            return signal_all(&left(), Signal::SIGKILL);
+    let gone = |limit: Duration| {
+        let deadline = Instant::now() + limit;
+        while !left().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        left().is_empty()
+    };
+    if !gone(limit) {
+        signal_all(&left(), Signal::SIGKILL);
+        gone(Duration::from_secs(1));
     }
 }
 
