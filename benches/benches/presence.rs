@@ -1,8 +1,9 @@
 //! Micro benchmarks of `presence`: messages from templates, digest, markers,
 //! the timer wheel.
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use adsum_presence::Accounts;
 use adsum_presence::accounts::Pattern;
@@ -15,6 +16,8 @@ use adsum_sip::ids::{BranchRef, Namespace, mix};
 use adsum_sip::time::{MILLISECOND, SECOND};
 use adsum_sip::{Scanner, Time};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+use common::CpuTime;
 
 const OURS: Namespace = Namespace { run: 0x2345_6789, shard: 1, key: 7 };
 const MARKER: Marker = Marker { run: 0x2345_6789, publisher: 1, sequence: 2 };
@@ -45,7 +48,7 @@ fn accounts() -> Accounts {
     }
 }
 
-fn template(c: &mut Criterion) {
+fn template(c: &mut Criterion<CpuTime>) {
     let messages = Messages::new(Transport::Udp).expect("messages");
     let branch = BranchRef { slot: 12, generation: 34 };
     let mut out = Vec::with_capacity(2_048);
@@ -68,7 +71,7 @@ fn template(c: &mut Criterion) {
     group.finish();
 }
 
-fn digest(c: &mut Criterion) {
+fn digest(c: &mut Criterion<CpuTime>) {
     let accounts = accounts();
     let mut group = c.benchmark_group("digest");
     for algorithm in ["MD5", "SHA-256"] {
@@ -98,7 +101,7 @@ fn digest(c: &mut Criterion) {
     group.finish();
 }
 
-fn marker(c: &mut Criterion) {
+fn marker(c: &mut Criterion<CpuTime>) {
     let messages = Messages::new(Transport::Udp).expect("messages");
     let mut body = Vec::new();
     messages.render(Shape::Publish, &OURS, BranchRef { slot: 1, generation: 1 }, &fields(b""), &mut body);
@@ -108,7 +111,7 @@ fn marker(c: &mut Criterion) {
     });
 }
 
-fn wheel(c: &mut Criterion) {
+fn wheel(c: &mut Criterion<CpuTime>) {
     const HELD: u64 = 100_000;
     let mut group = c.benchmark_group("wheel");
     // Timers of held users lie hours ahead; those of requests come and go among them.
@@ -154,12 +157,5 @@ fn wheel(c: &mut Criterion) {
     group.finish();
 }
 
-fn config() -> Criterion {
-    Criterion::default()
-        .sample_size(50)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3))
-}
-
-criterion_group!(name = benches; config = config(); targets = template, digest, marker, wheel);
+criterion_group!(name = benches; config = common::config(); targets = template, digest, marker, wheel);
 criterion_main!(benches);

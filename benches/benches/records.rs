@@ -1,8 +1,9 @@
 //! Micro benchmarks of what is recorded and when it is due: recorder, schedule,
 //! histograms.
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use adsum_agent::pace::{Arrivals, Ownership, Schedule, Step};
 use adsum_agent::recorder::Recorder;
@@ -13,6 +14,8 @@ use adsum_sip::ids::mix;
 use adsum_sip::time::{MICROSECOND, SECOND};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
+use common::CpuTime;
+
 const HOLD: Stage = Stage { step: 1, phase: Phase::Hold };
 
 /// Latencies of some hundred microseconds with a tail.
@@ -21,7 +24,7 @@ fn latency(n: u64) -> u64 {
     (100 + bits % 400) * MICROSECOND * if bits.is_multiple_of(100) { 20 } else { 1 }
 }
 
-fn recorder(c: &mut Criterion) {
+fn recorder(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("recorder");
     let mut recorder = Recorder::new(0);
     let mut n = 0;
@@ -49,7 +52,7 @@ fn recorder(c: &mut Criterion) {
     group.finish();
 }
 
-fn schedule(c: &mut Criterion) {
+fn schedule(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("schedule");
     // An hour at 100000/s: it does not end while it is measured.
     let step = Step { rate_mhz: 100_000_000, ramp_ns: 0, hold_ns: 3_600 * SECOND };
@@ -73,7 +76,7 @@ fn schedule(c: &mut Criterion) {
     group.finish();
 }
 
-fn histograms(c: &mut Criterion) {
+fn histograms(c: &mut Criterion<CpuTime>) {
     let of = |seed: u64| {
         let mut histogram = Histogram::new();
         (0..1_000).for_each(|n| histogram.record_ns(latency(seed + n)).expect("in range"));
@@ -100,12 +103,5 @@ fn histograms(c: &mut Criterion) {
     group.finish();
 }
 
-fn config() -> Criterion {
-    Criterion::default()
-        .sample_size(50)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3))
-}
-
-criterion_group!(name = benches; config = config(); targets = recorder, schedule, histograms);
+criterion_group!(name = benches; config = common::config(); targets = recorder, schedule, histograms);
 criterion_main!(benches);

@@ -1,7 +1,8 @@
 //! Micro benchmarks of `sip`: scanner, framer, client transactions, identifiers.
 
+mod common;
+
 use std::hint::black_box;
-use std::time::Duration;
 
 use adsum_sip::client::{ClientTransaction, Method};
 use adsum_sip::frame::{self, Frame};
@@ -9,6 +10,8 @@ use adsum_sip::ids::{CallKind, CallRef, Namespace};
 use adsum_sip::time::{MILLISECOND, T4};
 use adsum_sip::{HeaderId, Scanner, Time};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+use common::CpuTime;
 
 const OURS: Namespace = Namespace { run: 0x2345_6789, shard: 1, key: 7 };
 const DIALOG: CallRef = CallRef { kind: CallKind::Dialog, slot: 4_711, generation: 3 };
@@ -62,7 +65,7 @@ fn challenge() -> Vec<u8> {
     message(head, "")
 }
 
-fn scanner(c: &mut Criterion) {
+fn scanner(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("scanner");
     for (name, bytes) in [("notify", notify()), ("200", ok()), ("401", challenge())] {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
@@ -84,7 +87,7 @@ fn scanner(c: &mut Criterion) {
     group.finish();
 }
 
-fn framer(c: &mut Criterion) {
+fn framer(c: &mut Criterion<CpuTime>) {
     let stream: Vec<u8> = [ok(), notify()].concat().repeat(8);
     let mut group = c.benchmark_group("framer");
     group.throughput(Throughput::Elements(16));
@@ -101,7 +104,7 @@ fn framer(c: &mut Criterion) {
     group.finish();
 }
 
-fn transactions(c: &mut Criterion) {
+fn transactions(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("client transaction");
     for (name, reliable) in [("life over UDP", false), ("life over a stream", true)] {
         group.bench_function(name, |b| {
@@ -129,7 +132,7 @@ fn transactions(c: &mut Criterion) {
     group.finish();
 }
 
-fn identifiers(c: &mut Criterion) {
+fn identifiers(c: &mut Criterion<CpuTime>) {
     let mut out = Vec::with_capacity(64);
     c.bench_function("identifiers/write and read a Call-ID", |b| {
         b.iter(|| {
@@ -140,12 +143,5 @@ fn identifiers(c: &mut Criterion) {
     });
 }
 
-fn config() -> Criterion {
-    Criterion::default()
-        .sample_size(50)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(3))
-}
-
-criterion_group!(name = benches; config = config(); targets = scanner, framer, transactions, identifiers);
+criterion_group!(name = benches; config = common::config(); targets = scanner, framer, transactions, identifiers);
 criterion_main!(benches);
