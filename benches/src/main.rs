@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         options::Command::Memory(options) => memory::run(options),
         options::Command::Cost(options) => cost::run(options),
     });
+    process::leave_to_signal();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -39,10 +39,11 @@ impl<T> Named<T> for io::Result<T> {
     }
 }
 
-/// Processes that are ours and alive, for the thread that hears signals.
-static ALIVE: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+/// Processes that are ours and alive, for the thread that hears signals;
+/// `None` once it heard one, and nothing is started any more.
+static ALIVE: Mutex<Option<Vec<i32>>> = Mutex::new(Some(Vec::new()));
 
-fn alive() -> std::sync::MutexGuard<'static, Vec<i32>> {
+fn alive() -> std::sync::MutexGuard<'static, Option<Vec<i32>>> {
     ALIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -58,7 +59,7 @@ pub fn hear_signals() -> Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             let heard = set.wait();
-            let pids = std::mem::take(&mut *alive());
+            let pids = alive().take().unwrap_or_default();
             let all: Vec<i32> = pids.iter().flat_map(|pid| tree(*pid)).collect();
             signal_all(&pids, Signal::SIGTERM);
             end_rest(&all, Duration::from_secs(5));
@@ -66,6 +67,13 @@ pub fn hear_signals() -> Result<()> {
         })
         .map(drop)
         .named("a thread for signals")
+}
+
+/// Returns unless a signal ends this process: then the thread that heard it does.
+pub fn leave_to_signal() {
+    while alive().is_none() {
+        std::thread::park();
+    }
 }
 
 /// Those that are gone already need none.
@@ -106,8 +114,10 @@ pub struct Process {
 
 impl Process {
     pub fn start(name: &str, command: &mut Command) -> Result<Process> {
+        let mut alive = alive();
+        let Some(pids) = alive.as_mut() else { return Err(said("stopped by a signal")) };
         let child = command.stdin(Stdio::null()).spawn().named(name)?;
-        alive().push(child.id() as i32);
+        pids.push(child.id() as i32);
         Ok(Process { child, name: name.to_owned() })
     }
 
@@ -165,7 +175,9 @@ impl Process {
     }
 
     fn forget(&self) {
-        alive().retain(|pid| *pid != self.child.id() as i32);
+        if let Some(pids) = alive().as_mut() {
+            pids.retain(|pid| *pid != self.child.id() as i32);
+        }
     }
 }
 
