@@ -175,13 +175,13 @@ impl Adsum {
         let file = scenario.write(dir)?;
         let mut command = self.command();
         self.arguments(&mut command, dir, &file)?;
-        let before = process::children_cpu()?;
+        let before = process::used_by_children()?;
         let limit = scenario.hold + Duration::from_secs(180);
         let status = Process::start("adsum run", &mut command)?.finish(limit)?;
-        let cpu = process::children_cpu()?.since(before);
+        let used = process::used_by_children()?.since(before);
         let counters = Counters::read(&dir.join("results/counters.csv"))?;
         let mut sample = counters.sample(scenario.hold.as_secs_f64());
-        sample.cpu = cpu;
+        (sample.cpu, sample.waits) = (used.cpu, used.waits);
         if !status.success() {
             sample.refused.push(format!(
                 "adsum run ended with {}: see {}/words.txt",

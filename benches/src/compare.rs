@@ -247,8 +247,8 @@ impl Measured {
 fn table(measured: &[Measured]) -> String {
     let mut text = String::from(
         "| row | generator | good runs | messages a pair (hold) | CPU µs a message | CPU s per 1000 pairs | of one pair alone, s \
-         | shards' own µs a message | Kamailio s per 1000 pairs | retransmissions | pairs/s | adsum/SIPp by message, by pair |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | shards' own µs a message | waits a message | Kamailio s per 1000 pairs | retransmissions | pairs/s | adsum/SIPp by message, by pair |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let mut remarks = String::new();
     for m in measured {
@@ -267,7 +267,7 @@ fn table(measured: &[Measured]) -> String {
             };
             let _ = writeln!(
                 text,
-                "| {} | {} | {} of {} | {} ({}) | {} | {} | {} | {} | {} | {} | {} | {ratio} |",
+                "| {} | {} | {} of {} | {} ({}) | {} | {} | {} | {} | {} | {} | {} | {} | {ratio} |",
                 if side == Side::Adsum { m.row.name() } else { String::new() },
                 side.name(),
                 samples.iter().filter(|s| s.is_good()).count(),
@@ -279,6 +279,7 @@ fn table(measured: &[Measured]) -> String {
                 dash(good(samples, Sample::s_per_1000_pairs)),
                 plain(tiny),
                 plain(shards),
+                plain(good(samples, Sample::waits_per_message)),
                 dash(good(samples, Sample::server_s_per_1000_pairs)),
                 samples.iter().filter(|s| s.is_good()).map(|s| s.retransmissions).sum::<u64>(),
                 plain(good(samples, Sample::pairs_per_s)),
@@ -302,7 +303,7 @@ fn csv_of(measured: &[Measured]) -> String {
     let mut text = String::from(
         "row,transport,auth,connections,generator,repetition,good,user_s,system_s,cpu_us_per_message,\
          cpu_s_per_1000_pairs,shards_s,server_user_s,server_system_s,pairs,messages,messages_hold,messages_ready,\
-         retransmissions,udp_drops,seconds,one_pair_s,ratio_by_message,ratio_by_pair,refused\n",
+         retransmissions,udp_drops,seconds,one_pair_s,ratio_by_message,ratio_by_pair,waits,refused\n",
     );
     for m in measured {
         for (side, samples, tiny) in m.sides() {
@@ -313,7 +314,7 @@ fn csv_of(measured: &[Measured]) -> String {
                 let ratio = m.ratio().ok();
                 let _ = writeln!(
                     text,
-                    "{},{},{},{},{},{},{},{:.6},{:.6},{},{},{},{:.2},{:.2},{},{},{},{},{},{},{:.3},{},{},{},\"{}\"",
+                    "{},{},{},{},{},{},{},{:.6},{:.6},{},{},{},{:.2},{:.2},{},{},{},{},{},{},{:.3},{},{},{},{},\"{}\"",
                     if m.row.natural { "natural" } else { "like-sipp" },
                     m.row.transport,
                     m.row.auth,
@@ -338,6 +339,7 @@ fn csv_of(measured: &[Measured]) -> String {
                     number(tiny.map(|t| t.median)),
                     number(ratio.map(|r| r.0)),
                     number(ratio.map(|r| r.1)),
+                    s.waits,
                     s.refused.join("; ").replace('"', "'"),
                 );
             }

@@ -88,6 +88,7 @@ fn table(samples: &[Sample], tiny: &Sample) -> Result<String> {
     row("CPU µs a message, shards alone", &|s| {
         s.shards_s.map_or(f64::NAN, |own| own * 1e6 / s.messages as f64)
     })?;
+    row("waits a message", &Sample::waits_per_message)?;
     row("CPU s per 1000 pairs", &Sample::s_per_1000_pairs)?;
     row("the pool's CPU µs a message", &|s| s.server.total() * 1e6 / s.messages as f64)?;
     let _ = writeln!(text, "| CPU s of a run of one pair | {} |", figure(tiny.cpu.total()));
@@ -111,7 +112,7 @@ fn profile(adsum: &Adsum, dir: &Path, scenario: &Scenario, pool: &Pool) -> Resul
     command.arg(adsum.command().get_program());
     adsum.arguments(&mut command, dir, &file)?;
     let limit = scenario.hold + Duration::from_secs(180);
-    let status = Process::start("perf record", &mut command)?.finish(limit)?;
+    let status = Process::start("perf record (Debian: linux-perf)", &mut command)?.finish(limit)?;
     if !status.success() {
         return Err(said(format!(
             "perf record ended with {status}: see {}/words.txt (pool is process {})",

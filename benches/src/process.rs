@@ -213,12 +213,28 @@ impl Cpu {
     }
 }
 
+/// CPU time, and how often a thread gave its core away to wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Used {
+    pub cpu: Cpu,
+    pub waits: u64,
+}
+
+impl Used {
+    pub fn since(self, before: Used) -> Used {
+        Used { cpu: self.cpu.since(before.cpu), waits: self.waits - before.waits }
+    }
+}
+
 /// Of all children that ended and were waited for, and theirs: microseconds by
 /// the kernel's account. The difference around one child is that child's.
-pub fn children_cpu() -> Result<Cpu> {
+pub fn used_by_children() -> Result<Used> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|e| Error::Io("getrusage".into(), e.into()))?;
     let seconds = |time: nix::sys::time::TimeVal| time.num_microseconds() as f64 / 1e6;
-    Ok(Cpu { user_s: seconds(usage.user_time()), system_s: seconds(usage.system_time()) })
+    Ok(Used {
+        cpu: Cpu { user_s: seconds(usage.user_time()), system_s: seconds(usage.system_time()) },
+        waits: usage.voluntary_context_switches().max(0) as u64,
+    })
 }
 
 /// A process and everything below it.
@@ -315,13 +331,13 @@ mod tests {
 
     #[test]
     fn a_child_is_charged_and_stopped() {
-        let before = children_cpu().unwrap();
+        let before = used_by_children().unwrap();
         let burn = Process::start(
             "sh",
             Command::new("sh").args(["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"]),
         );
         assert!(burn.unwrap().finish(Duration::from_secs(60)).unwrap().success());
-        assert!(children_cpu().unwrap().since(before).total() > 0.0);
+        assert!(used_by_children().unwrap().since(before).cpu.total() > 0.0);
         let mut sleep = Process::start("sleep", Command::new("sleep").arg("600")).unwrap();
         let pid = sleep.pid();
         assert!(tree_cpu(pid).unwrap().total() < 1.0);

@@ -7,6 +7,8 @@ use crate::process::Cpu;
 pub struct Sample {
     /// CPU time of the generator: every process and thread, from its start to its end.
     pub cpu: Cpu,
+    /// How often its threads went to sleep to wait for something.
+    pub waits: u64,
     /// CPU time of the threads that make the load, by their own clocks; adsum only.
     pub shards_s: Option<f64>,
     /// CPU time of all processes of the server meanwhile.
@@ -37,6 +39,10 @@ impl Sample {
 
     pub fn us_per_message(&self) -> f64 {
         self.cpu.total() * 1e6 / self.messages as f64
+    }
+
+    pub fn waits_per_message(&self) -> f64 {
+        self.waits as f64 / self.messages as f64
     }
 
     pub fn s_per_1000_pairs(&self) -> f64 {

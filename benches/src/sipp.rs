@@ -90,13 +90,14 @@ impl Sipp {
                 command.args(["-tls_version", "1.2"]);
             }
         }
-        let before = process::children_cpu()?;
+        let before = process::used_by_children()?;
         let status = Process::start("sipp", &mut command)?.finish(Duration::from_secs(expected + 90))?;
-        let cpu = process::children_cpu()?.since(before);
+        let used = process::used_by_children()?.since(before);
         let counts = read_counts(load.dir)?;
         let calls = read_statistics(&at("stat.csv"))?;
         let mut sample = Sample {
-            cpu,
+            cpu: used.cpu,
+            waits: used.waits,
             pairs_wanted: load.pairs,
             pairs: calls.succeeded,
             messages: counts.messages,
