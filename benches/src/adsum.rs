@@ -35,6 +35,10 @@ pub struct Scenario {
     pub sources: u64,
     /// Log-ons a second, for held users.
     pub log_on: u64,
+    /// Wake-ups of adsum at whole multiples of so many microseconds; 0: at each event.
+    pub quantum_us: u64,
+    /// Threads of adsum; 0: one a core.
+    pub shards: u32,
 }
 
 impl Scenario {
@@ -53,6 +57,8 @@ impl Scenario {
             ca: None,
             sources: 0,
             log_on: 1_000,
+            quantum_us: 0,
+            shards: 0,
         }
     }
 
@@ -77,7 +83,7 @@ impl Scenario {
              [pool]\ntarget = {:?}\ntransport = \"{}\"\nconnections = \"{}\"\n{source}{tls}\
              [auth]\nreuse_nonce = {}\n\
              [users]\ncount = {}\npattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
-             [workload]\nkind = \"{}\"\nself_subscribe = {}\n\
+             [workload]\nkind = \"{}\"\nself_subscribe = {}\nquantum = \"{}us\"\n\
              [warmup]\nsettle = \"0s\"\nregister_rate = \"{}/s\"\nsubscribe_rate = \"{}/s\"\n\
              [trust]\nprofile = \"ci\"\nsend_lag_p99 = \"1s\"\nsend_lag_seconds = \"100%\"\nloop_gap = \"5s\"\n\
              [[step]]\nname = \"all\"\nrate = \"{}/s\"\nhold = \"{}ns\"\n",
@@ -88,6 +94,7 @@ impl Scenario {
             self.users,
             self.kind,
             self.self_subscribe,
+            self.quantum_us,
             self.log_on,
             self.log_on,
             self.rate,
@@ -175,6 +182,7 @@ impl Adsum {
         let file = scenario.write(dir)?;
         let mut command = self.command();
         self.arguments(&mut command, dir, &file)?;
+        command.args(["--shards", &scenario.shards.to_string()]);
         let before = process::used_by_children()?;
         let limit = scenario.hold + Duration::from_secs(180);
         let status = Process::start("adsum run", &mut command)?.finish(limit)?;

@@ -179,6 +179,10 @@ impl Bench<'_> {
                 scenario.users = self.options.users / 2 * 2;
                 scenario.self_subscribe = row.natural;
                 scenario.reuse_nonce = row.natural;
+                if !row.natural {
+                    scenario.quantum_us = self.options.quantum_us;
+                    scenario.shards = self.options.shards;
+                }
                 if row.transport == Transport::Tls {
                     scenario.ca = Some(self.certificates.join("ca.pem"));
                 }

@@ -21,6 +21,8 @@ pub fn run(options: &CostOptions) -> Result<()> {
     let users = (options.rate * PAIRS_PER_RATE * 2).max(200);
     let pool = adsum.pool(&out.join("pool"), users, options.auth, options.transport == Transport::Tls)?;
     let mut scenario = Scenario::like_sipp(pool.address.clone(), options.transport, options.connections);
+    scenario.quantum_us = options.quantum_us;
+    scenario.shards = options.shards;
     scenario.users = users;
     scenario.ca.clone_from(&pool.ca);
     let pairs = options.rate * options.seconds;

@@ -79,6 +79,13 @@ pub struct SippOptions {
     /// Also adsum as it comes (SelfSubscribe, nonces used again, a connection for each user)
     #[arg(long)]
     pub natural: bool,
+    /// Wake-ups of adsum in the rows like SIPp, whose loop wakes once a millisecond, too;
+    /// microseconds, 0: at each event. The natural row keeps adsum's default of 0
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub quantum_us: u64,
+    /// Threads of adsum in the rows like SIPp, which has one; 0: one a core, as in the natural row
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub shards: u32,
     /// Pairs that begin in a second
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=50_000))]
     pub rate: u64,
@@ -126,6 +133,12 @@ pub struct CostOptions {
     /// Workflows a second
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=50_000))]
     pub rate: u64,
+    /// Wake-ups at whole multiples of so many microseconds; 0: at each event
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub quantum_us: u64,
+    /// Threads; 0: one a core
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub shards: u32,
     /// Seconds of one repetition
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub seconds: u64,
