@@ -319,19 +319,25 @@ pub(super) async fn run(
 async fn datagrams(shared: Rc<RefCell<Shared>>, socket: Rc<UdpSocket>) {
     let mut buffer = vec![0; 65_536];
     while socket.readable().await.is_ok() {
-        batch(&mut shared.borrow_mut(), &socket, &mut buffer);
-        tokio::task::yield_now().await;
+        if batch(&mut shared.borrow_mut(), &socket, &mut buffer) {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
-/// A batch, then the timer's turn.
-fn batch(shared: &mut Shared, socket: &UdpSocket, buffer: &mut [u8]) {
+/// Takes a batch; true if there may be more, after the timer had its turn.
+fn batch(shared: &mut Shared, socket: &UdpSocket, buffer: &mut [u8]) -> bool {
+    let mut more = true;
     for _ in 0..BATCH {
         match socket.try_recv_from(buffer) {
             Ok((len, from)) => shared.receive(Peer::Udp(from), &buffer[..len]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                more = false;
+                break;
+            }
             Err(_) => {} // a refusal of something sent earlier
         }
     }
     shared.arm();
+    more
 }
