@@ -142,7 +142,7 @@ fn notified_after(config: PoolConfig, n: u64, gap: u64) -> (Vec<u64>, World) {
         if number % 50 == 49 {
             let answer = world.ask(&Request::subscribe(2, 1, 3_600).call(&format!("again{number}"), 1));
             world.ask(
-                &Request::subscribe(2, 1, 0).call(&format!("again{number}"), 2).to_tag(&answer.to_tag()),
+                &Request::subscribe(2, 1, 0).call(&format!("again{number}"), 2).in_dialog(&answer.to_tag()),
             );
         }
         let request = Request::publish(1, &number.to_string());
@@ -241,7 +241,7 @@ fn hold_notify_merges_to_the_nanosecond() {
     world.ask(&Request::publish(1, "four").line(&format!("SIP-If-Match: {tag}")));
     let leave = Request::subscribe(2, 1, 0)
         .call("SUBSCRIBE-2", 2)
-        .to_tag(told[0].header("From").split_once(";tag=").unwrap().1);
+        .in_dialog(told[0].header("From").split_once(";tag=").unwrap().1);
     assert_eq!(world.notifies(&leave)[0].notes(), ["four"]);
     assert!(world.pass(10 * SECOND).is_empty());
 }

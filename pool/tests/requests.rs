@@ -230,7 +230,7 @@ proptest! {
             Request::subscribe(1, 2, 600).line("Record-Route: <sip:127.0.0.1;lr>"),
             Request::publish(1, "x").line("SIP-If-Match: e00000000001"),
             Request::new("NOTIFY", 1),
-            Request::subscribe(1, 2, 600).to_tag("s0000000000000a"),
+            Request::subscribe(1, 2, 600).in_dialog("s0000000000000a"),
         ];
         let mut bytes = requests[kind].text(1).into_bytes();
         for (at, byte, edit) in edits {

@@ -93,7 +93,7 @@ impl Request {
         self
     }
 
-    pub fn to_tag(mut self, tag: &str) -> Request {
+    pub fn in_dialog(mut self, tag: &str) -> Request {
         self.to = format!("{};tag={tag}", self.to);
         self
     }
