@@ -5,6 +5,8 @@ mod common;
 use std::net::SocketAddr;
 
 use adsum_pool::core::Peer;
+use proptest::prelude::*;
+
 use common::{MS, Msg, Request, SECOND, World, open};
 
 /// A request in the dialog of an answer.
@@ -300,4 +302,96 @@ fn a_foreign_branch_answers_nothing() {
     }
     world.bytes(answer.as_bytes());
     assert_eq!(world.core.stats().subscriptions, 0);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Subscribe {
+        watched: u32,
+        stream: u64,
+    },
+    /// Of the dialog at this place among those there are: again, over this connection.
+    Refresh {
+        at: usize,
+        stream: u64,
+    },
+    Unsubscribe {
+        at: usize,
+    },
+    Disconnect {
+        stream: u64,
+    },
+    Publish {
+        watched: u32,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (watched, stream, at) = (1u32..4, 0u64..4, 0usize..64);
+    prop_oneof![
+        4 => (watched.clone(), stream.clone()).prop_map(|(watched, stream)| Step::Subscribe { watched, stream }),
+        2 => (at.clone(), stream.clone()).prop_map(|(at, stream)| Step::Refresh { at, stream }),
+        2 => at.prop_map(|at| Step::Unsubscribe { at }),
+        1 => stream.prop_map(|stream| Step::Disconnect { stream }),
+        2 => watched.prop_map(|watched| Step::Publish { watched }),
+    ]
+}
+
+/// Connection 0 is UDP.
+fn over(stream: u64) -> Peer {
+    let address = SocketAddr::from(([127, 0, 0, 1], 4000));
+    if stream == 0 { Peer::Udp(address) } else { Peer::Stream(stream, address, false) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Against a plain list of dialogs: who is told of a publication, over which
+    /// connection, in which order, whatever happened before.
+    #[test]
+    fn exactly_those_who_watch_are_told(steps in prop::collection::vec(step(), 1..120)) {
+        let mut world = World::new(open());
+        // Call-ID, tag, user watched, connection, latest CSeq.
+        let mut dialogs: Vec<(String, Msg, u32, u64, u32)> = Vec::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Subscribe { watched, stream } => {
+                    world.peer = over(stream);
+                    let call = format!("call-{number}");
+                    let answer = world.ask(&Request::subscribe(9, watched, 600).call(&call, 1));
+                    prop_assert_eq!(answer.code(), 200);
+                    dialogs.push((call, answer, watched, stream, 1));
+                }
+                Step::Refresh { at, stream } if !dialogs.is_empty() => {
+                    let at = at % dialogs.len();
+                    let (_, answer, watched, peer, cseq) = &mut dialogs[at];
+                    (*peer, *cseq, world.peer) = (stream, *cseq + 1, over(stream));
+                    prop_assert_eq!(world.ask(&within(answer, 9, *watched, 600, *cseq)).code(), 200);
+                }
+                Step::Unsubscribe { at } if !dialogs.is_empty() => {
+                    let (_, answer, watched, stream, cseq) = dialogs.remove(at % dialogs.len());
+                    world.peer = over(stream);
+                    prop_assert_eq!(world.ask(&within(&answer, 9, watched, 0, cseq + 1)).code(), 200);
+                }
+                Step::Disconnect { stream } => {
+                    world.core.disconnected(over(stream));
+                    dialogs.retain(|d| stream == 0 || d.3 != stream);
+                }
+                Step::Publish { watched } => {
+                    world.peer = over(0);
+                    let sent = world.tell(&Request::publish(watched, "x").call(&format!("p{number}"), 1));
+                    // After sixteen documents there are no more: then nobody is told.
+                    if sent[0].code() == 200 {
+                        let told: Vec<_> = sent[1..].iter().map(|m| (m.header("Call-ID"), m.peer)).collect();
+                        let expected: Vec<_> =
+                            dialogs.iter().filter(|d| d.2 == watched).map(|d| (d.0.clone(), over(d.3))).collect();
+                        prop_assert_eq!(told, expected);
+                    }
+                }
+                Step::Refresh { .. } | Step::Unsubscribe { .. } => {}
+            }
+            prop_assert_eq!(world.core.stats().subscriptions, dialogs.len() as u64);
+        }
+        world.pass(601 * SECOND);
+        prop_assert_eq!(world.core.stats().subscriptions, 0);
+    }
 }

@@ -328,7 +328,6 @@ fn the_delay_of_notifies_is_kept_and_own_errors_are_counted() {
         .iter()
         .filter(|(m, _)| m.is_notify())
         .for_each(|(m, from)| watcher.answer(m, *from));
-    let mut beyond = 0;
     let mut tag = String::new();
     for number in 0..50 {
         let request = Request::publish(1, &number.to_string());
@@ -341,12 +340,10 @@ fn the_delay_of_notifies_is_kept_and_own_errors_are_counted() {
         let told = begin.elapsed();
         assert!(told >= delay, "never early: {told:?}");
         assert!(answered < told, "the answer does not wait");
-        // On a quiet machine none is; whatever is that late beyond doubt has to be counted.
-        beyond += u64::from(told - answered > delay + Duration::from_millis(20));
         watcher.answer(&notify, from);
     }
     let stats = pool.stop();
-    println!("{beyond} late beyond doubt; {stats}");
+    // On a quiet machine none is late; on a busy one it is counted, once for each at most.
     assert!(stats.timing_errors <= 50 && stats.to_string().contains("late by more than 250 us: "));
     assert_eq!(stats.timing_errors > 0, stats.timing_error_max_us >= 250);
 }

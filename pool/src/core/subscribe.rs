@@ -299,7 +299,9 @@ impl Core {
     /// A connection is gone: what used it has no way back.
     pub fn disconnected(&mut self, peer: Peer) {
         let Peer::Stream(number, ..) = peer else { return };
-        while let Some(slot) = self.streams.get(&number).copied() {
+        // Bounded by what there is, whatever the lists say.
+        for _ in 0..self.subscriptions.len() {
+            let Some(slot) = self.streams.get(&number).copied() else { return };
             self.remove_subscription(slot);
         }
     }
