@@ -148,8 +148,8 @@ fn a_copy_is_absorbed_and_answered_the_same_for_32_seconds() {
             (before.registrations, before.subscriptions, before.publications),
             (after.registrations, after.subscriptions, after.publications)
         );
-        // After timer J it is another request.
-        world.pass(SECOND);
+        // When timer J fires, after 32 s, it is another request.
+        world.pass(MS);
         world.bytes(text.as_bytes());
         assert_eq!(world.core.stats().retransmitted, 4);
     }

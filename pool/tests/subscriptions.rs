@@ -52,6 +52,16 @@ fn refreshes_keep_it_alive_and_are_told_too() {
 }
 
 #[test]
+fn a_refresh_may_shorten_the_lifetime() {
+    let mut world = World::new(open());
+    let answer = world.subscribed(2, 1, 3_600);
+    world.notifies(&within(&answer, 2, 1, 60, 2));
+    assert!(world.pass(60 * SECOND - MS).is_empty());
+    assert_eq!(world.pass(2 * MS).len(), 1);
+    assert_eq!(world.core.stats().subscriptions, 0);
+}
+
+#[test]
 fn unsubscribing_ends_with_a_last_notification() {
     let mut world = World::new(open());
     let answer = world.subscribed(2, 1, 600);
