@@ -232,6 +232,7 @@ impl Core {
     pub fn stats(&self) -> Stats {
         Stats {
             subscriptions: self.subscriptions.len() as u64,
+            document_bytes: self.document_bytes as u64,
             ..self.stats.named(&self.received, &self.sent)
         }
     }

@@ -152,3 +152,21 @@ fn foreign_elements_and_colliding_prefixes_reach_the_watcher_well_formed() {
     let markers: Vec<usize> = document.tuples.iter().map(|t| t.markers.len()).collect();
     assert_eq!(markers, [1, 0, 1]);
 }
+
+#[test]
+fn the_bytes_of_documents_are_accounted_for() {
+    let mut world = World::new(open());
+    let bytes = |world: &World| world.core.stats().document_bytes;
+    let tag = world.ask(&Request::publish(1, "one")).header("SIP-ETag");
+    let one = bytes(&world);
+    assert!(one > 0);
+    let longer = Request::publish(1, "one, and more").line(&format!("SIP-If-Match: {tag}"));
+    let tag = world.ask(&longer).header("SIP-ETag");
+    // The note stands in it twice: as text and in the tuple's id.
+    assert_eq!(bytes(&world), one + 2 * ", and more".len() as u64);
+    world.ask(&Request::publish(2, "one"));
+    world.ask(&Request::publish_bare(1, 0).line(&format!("SIP-If-Match: {tag}")));
+    assert_eq!(bytes(&world), one);
+    world.pass(601 * SECOND);
+    assert_eq!(bytes(&world), 0);
+}

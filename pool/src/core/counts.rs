@@ -83,6 +83,8 @@ pub struct Stats {
     pub subscriptions: u64,
     /// Publications now.
     pub publications: u64,
+    /// Bytes of their documents.
+    pub document_bytes: u64,
     /// NOTIFYs that were lost on purpose.
     pub lost_notifies: u64,
     /// Datagrams that were lost on purpose, coming in.
