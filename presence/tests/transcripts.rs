@@ -1,0 +1,79 @@
+//! Protocol transcripts: each file in `transcripts/` is one exchange with a
+//! server that answers as written there. See `transcripts/README.md`.
+
+mod support;
+
+macro_rules! transcripts {
+    ($($name:ident)*) => {
+        const LISTED: &[&str] = &[$(stringify!($name)),*];
+        $(
+            #[test]
+            fn $name() {
+                run(stringify!($name));
+            }
+        )*
+    };
+}
+
+transcripts! {
+    already_gone
+    digest
+    digest_nextnonce
+    digest_proxy
+    digest_reuse
+    digest_stale
+    digest_two_challenges
+    digest_wrong_password
+    etag_missing
+    etag_unknown
+    etag_unknown_refresh
+    extension_required
+    extension_unsupported
+    forbidden
+    forked
+    min_expires_publish
+    min_expires_register
+    min_expires_subscribe
+    no_answer
+    notify_before_publish_answer
+    notify_first
+    notify_late
+    notify_missing
+    notify_reordered
+    notify_retransmitted
+    old_generation
+    overloaded_workflow
+    provisional
+    record_route_answer
+    record_route_notify
+    redirect_blocked
+    strict_route
+    subscribe_refused
+    subscription_gone
+    superseded
+    target_refresh
+    workflow
+}
+
+/// Runs the transcript of that name.
+fn run(name: &str) {
+    let path = support::directory().join(format!("{name}.txt"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+    support::run_text(name, &text);
+}
+
+#[test]
+fn every_file_is_run_and_explained() {
+    let readme = std::fs::read_to_string(support::directory().join("README.md")).unwrap();
+    let mut files: Vec<String> = std::fs::read_dir(support::directory())
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".txt").map(str::to_owned))
+        .collect();
+    files.sort();
+    let mut listed: Vec<String> = LISTED.iter().map(|name| (*name).to_owned()).collect();
+    listed.sort();
+    assert_eq!(files, listed);
+    for name in files {
+        assert!(readme.contains(&format!("| `{name}` |")), "README.md does not list `{name}`");
+    }
+}
