@@ -30,6 +30,8 @@ transcripts! {
     extension_required
     extension_unsupported
     forbidden
+    forbidden_reused_nonce
+    forbidden_without_credentials
     forked
     min_expires_publish
     min_expires_register
@@ -47,6 +49,10 @@ transcripts! {
     record_route_answer
     record_route_notify
     redirect_blocked
+    redirect_limit
+    redirect_proxy
+    redirect_udp
+    redirect_without_contact
     strict_route
     subscribe_refused
     subscription_gone

@@ -41,7 +41,10 @@ impl Population {
 
     fn can_publish(&self, user: u32) -> bool {
         let held = &self.users[user as usize];
-        held.publish_tx == NONE && held.is(is::REGISTERED) && held.is(is::CONNECTED) && !held.is(is::LEAVING)
+        held.publish_tx == NONE
+            && held.is(is::REGISTERED)
+            && held.is(is::CONNECTED)
+            && !held.is(is::LEAVING | is::REJECTED)
     }
 
     /// Writes the next waiting publication of a user, if it can.

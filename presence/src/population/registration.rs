@@ -193,7 +193,7 @@ impl Population {
                 self.fail(at, &order, outcome, host);
                 if let Outcome::Answer(message) = outcome {
                     // Credentials were shown and refused: trying again could lock the account.
-                    if message.code() == 403 && order.challenges > 0 {
+                    if message.code() == 403 && self.showed_credentials() {
                         self.set_aside(at, user, order.stage, host);
                     }
                 }

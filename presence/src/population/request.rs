@@ -3,7 +3,7 @@
 use adsum_sip::client::{ClientTransaction, Method as Invite, OnResponse, OnTimer};
 use adsum_sip::ids::{BranchRef, CallKind, CallRef, LIMIT_30};
 use adsum_sip::time::Time;
-use adsum_sip::{HeaderId, Message};
+use adsum_sip::{HeaderId, Message, value};
 
 use super::state::{Purpose, Transaction, is, tried};
 use super::{Kind, Population, Transport};
@@ -17,6 +17,9 @@ use crate::wheel::TimerId;
 /// More challenges than these for one activity are a server that will not have us.
 const MAX_CHALLENGES: u8 = 4;
 
+/// Redirections that are followed for one activity; more are a circle.
+const MAX_REDIRECTS: u8 = 5;
+
 /// A request above this may not go over UDP (RFC 3261 §18.1.1).
 const MAX_DATAGRAM: usize = 1_300;
 
@@ -25,6 +28,8 @@ const MAX_DATAGRAM: usize = 1_300;
 pub(super) struct Scratch {
     /// The request of the transaction that just ended, for transcripts.
     pub request: Vec<u8>,
+    /// The Request-URI of a request that was redirected.
+    pub elsewhere: Vec<u8>,
     pub uri: Vec<u8>,
     pub peer: Vec<u8>,
     pub lines: Vec<u8>,
@@ -48,6 +53,7 @@ pub(super) struct Order {
     pub sent: Option<Time>,
     pub tried: u8,
     pub challenges: u8,
+    pub redirects: u8,
     /// Where to, if not where the dialog or the flow leads.
     pub hop: Option<Hop>,
 }
@@ -66,6 +72,7 @@ impl Order {
             sent: None,
             tried: 0,
             challenges: 0,
+            redirects: 0,
             hop: None,
         }
     }
@@ -83,7 +90,9 @@ impl Order {
             sent: Some(transaction.sent),
             tried: transaction.tried,
             challenges: transaction.challenges,
-            hop: None,
+            redirects: transaction.redirects,
+            // Who was sent elsewhere is challenged from there.
+            hop: (transaction.redirects > 0).then_some(transaction.hop),
         }
     }
 }
@@ -181,10 +190,16 @@ impl Population {
         }
         let mut order = Order::again(transaction);
         self.close(slot);
+        if order.tried & tried::ELSEWHERE != 0 {
+            let request = &self.scratch.request;
+            let uri = request.split(|b| *b == b' ').nth(1).unwrap_or(b"");
+            self.scratch.elsewhere.clear();
+            self.scratch.elsewhere.extend_from_slice(uri);
+        }
         match code {
             401 | 407 => self.challenged(now, stamp, order, message, host),
             423 if order.tried & tried::MIN_EXPIRES == 0 => {
-                let least = message.header(HeaderId::MinExpires).and_then(adsum_sip::value::number);
+                let least = message.header(HeaderId::MinExpires).and_then(value::number);
                 match least.filter(|least| *least > order.expires && order.expires > 0) {
                     Some(least) => {
                         order.tried |= tried::MIN_EXPIRES;
@@ -194,7 +209,7 @@ impl Population {
                     None => self.ended(stamp, order, Outcome::Answer(message), host),
                 }
             }
-            301 | 302 | 305 if order.challenges < MAX_CHALLENGES => {
+            301 | 302 | 305 if order.redirects < MAX_REDIRECTS => {
                 self.redirected(now, stamp, order, message, host)
             }
             _ => {
@@ -238,15 +253,20 @@ impl Population {
         host: &mut impl Host,
     ) {
         let flow = self.users[order.user as usize].flow;
-        let contact = message.header(HeaderId::Contact).and_then(adsum_sip::value::name_addr);
-        match contact.filter(|_| self.config.transport == Transport::Udp) {
-            Some(contact) => {
-                order.challenges += 1; // counts against the same bound
-                order.hop = Some(host.hop(flow, contact.uri));
-                self.request(now, order, host);
-            }
-            None => self.ended(stamp, order, Outcome::Answer(message), host),
+        let contact = message.header(HeaderId::Contact).and_then(value::name_addr).map(|contact| contact.uri);
+        let contact = contact.filter(|uri| value::sip_uri(uri).is_some());
+        let Some(uri) = contact.filter(|_| self.config.transport == Transport::Udp) else {
+            return self.ended(stamp, order, Outcome::Answer(message), host);
+        };
+        order.redirects += 1;
+        // 305 names a proxy on the way to the same Request-URI (§21.3.4).
+        if message.code() != 305 {
+            order.tried |= tried::ELSEWHERE;
+            self.scratch.elsewhere.clear();
+            write_target(uri, &mut self.scratch.elsewhere);
         }
+        order.hop = Some(host.hop(flow, uri));
+        self.request(now, order, host);
     }
 
     pub(super) fn transaction_timer(&mut self, now: Time, slot: Slot, host: &mut impl Host) {
@@ -287,6 +307,16 @@ impl Population {
         }
     }
 
+    /// A PUBLISH that nobody waits for any more still has to end.
+    fn abandon_publication(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        let slot = self.users[user as usize].publish_tx;
+        if let Some(transaction) = self.transactions.get(slot) {
+            let order = Order::again(transaction);
+            self.close(slot);
+            self.ended(now, order, Outcome::Gone, host);
+        }
+    }
+
     /// Sends nothing and forgets: the end of a run that is cut off.
     pub(super) fn forget(&mut self, slot: Slot) {
         if self.transactions.get(slot).is_some() {
@@ -307,6 +337,7 @@ impl Population {
             purpose: order.purpose,
             tried: order.tried,
             challenges: order.challenges,
+            redirects: order.redirects,
             user: order.user,
             dialog: order.dialog,
             publication: order.publication,
@@ -381,7 +412,7 @@ impl Population {
     ) -> u32 {
         let namespace = self.config.namespace;
         let user = &mut self.users[order.user as usize];
-        let Scratch { uri, peer, lines, local, call_id, .. } = scratch;
+        let Scratch { elsewhere, uri, peer, lines, local, call_id, .. } = scratch;
         for buffer in [&mut *uri, &mut *peer, &mut *lines, &mut *local, &mut *call_id] {
             buffer.clear();
         }
@@ -396,7 +427,7 @@ impl Population {
                 user.register_cseq += 1;
                 let call = CallRef { kind: CallKind::Registration, slot: order.user, generation: 0 };
                 // The registrar's URI has no user part (RFC 3261 §10.2).
-                let domain = adsum_sip::value::sip_uri(uri).map_or(&b""[..], |uri| uri.host);
+                let domain = value::sip_uri(uri).map_or(&b""[..], |uri| uri.host);
                 peer.extend_from_slice(b"sip:");
                 peer.extend_from_slice(domain);
                 request_uri = peer;
@@ -438,6 +469,9 @@ impl Population {
                 (Shape::Subscribe, call, dialog.local_cseq)
             }
         };
+        if order.tried & tried::ELSEWHERE != 0 {
+            request_uri = elsewhere;
+        }
         let method = method_of(order.purpose).name().as_bytes();
         self.authenticator.write(&mut user.auth, &self.accounts, order.user, method, request_uri, lines);
         namespace.write_call_id(call_id, call);
@@ -502,6 +536,19 @@ impl Population {
             Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
             Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
         }
+        // A held user that was set aside asks for nothing any more, not even to be let go.
+        let held = &self.users[order.user as usize];
+        if held.is(is::REJECTED) && !held.is(is::GONE) && !self.is_workflow() {
+            self.abandon_publication(at, order.user, host);
+            self.leave_at_once(at, order.user, host);
+        }
+    }
+
+    /// The request that just ended went with credentials.
+    pub(super) fn showed_credentials(&self) -> bool {
+        let request = &self.scratch.request;
+        memchr::memmem::find(request, b"\r\nAuthorization: ").is_some()
+            || memchr::memmem::find(request, b"\r\nProxy-Authorization: ").is_some()
     }
 
     /// Sets a user aside for the whole run: no account is locked out by retries.
@@ -597,6 +644,24 @@ impl Population {
     /// True in runs of whole workflows.
     pub(super) fn is_workflow(&self) -> bool {
         self.config.kind == Kind::Workflow
+    }
+}
+
+/// Writes a Contact as a Request-URI: without `method` and headers (RFC 3261 §8.1.3.4).
+fn write_target(uri: &[u8], out: &mut Vec<u8>) {
+    // The user part may hold `;` and `?`.
+    let host = memchr::memchr(b'@', uri).map_or(0, |at| at + 1);
+    out.extend_from_slice(&uri[..host]);
+    let rest = uri[host..].split(|b| *b == b'?').next().unwrap_or(b"");
+    for (at, part) in rest.split(|b| *b == b';').enumerate() {
+        let name = part.split(|b| *b == b'=').next().unwrap_or(part);
+        if at > 0 && name.eq_ignore_ascii_case(b"method") {
+            continue;
+        }
+        if at > 0 {
+            out.push(b';');
+        }
+        out.extend_from_slice(part);
     }
 }
 

@@ -225,6 +225,8 @@ pub(super) mod tried {
     pub const MIN_EXPIRES: u8 = 1;
     /// A publication from scratch after 412.
     pub const FROM_SCRATCH: u8 = 2;
+    /// The target of a 301 or 302: its URI is the Request-URI.
+    pub const ELSEWHERE: u8 = 4;
 }
 
 /// One request on its way.
@@ -236,6 +238,8 @@ pub(super) struct Transaction {
     pub tried: u8,
     /// How often it was challenged.
     pub challenges: u8,
+    /// How often it was redirected.
+    pub redirects: u8,
     pub user: u32,
     /// For subscriptions.
     pub dialog: Slot,

@@ -294,7 +294,7 @@ impl Population {
     }
 
     /// What is still open is forgotten: there is nobody left to ask.
-    fn leave_at_once(&mut self, now: Time, user: u32, host: &mut impl Host) {
+    pub(super) fn leave_at_once(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let held = &self.users[user as usize];
         let (watch, own, tx) = (held.watch, held.self_dialog, [held.register_tx, held.publish_tx]);
         for slot in tx {

@@ -386,7 +386,7 @@ impl Runner {
                     if value != "-" {
                         let value = pattern::fill(value, &about, &self.captures)
                             .unwrap_or_else(|e| panic!("{}:{}: {e}", place.file, place.line));
-                        headers.push((full, value.replace("\\n", "\r\n")));
+                        headers.push((full, value.replace("\\n", "\r\n").replace("\\t", "\t")));
                     }
                 }
                 Line::Body(text) => {
