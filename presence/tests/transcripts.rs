@@ -53,6 +53,9 @@ transcripts! {
     redirect_proxy
     redirect_udp
     redirect_without_contact
+    refresh_document
+    refresh_document_503
+    sign_off_during_publish
     strict_route
     subscribe_refused
     subscription_gone
