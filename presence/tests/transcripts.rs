@@ -16,7 +16,9 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    accepted
     already_gone
+    compact_and_folded
     digest
     digest_nextnonce
     digest_proxy
@@ -27,8 +29,14 @@ transcripts! {
     etag_missing
     etag_unknown
     etag_unknown_refresh
+    expires_in_answer
+    expires_shortened
     extension_required
     extension_unsupported
+    first_notify_empty
+    first_notify_missing
+    flow_lost
+    flow_lost_while_asking
     forbidden
     forbidden_reused_nonce
     forbidden_without_credentials
@@ -44,7 +52,10 @@ transcripts! {
     notify_reordered
     notify_retransmitted
     old_generation
+    overloaded_held
+    overloaded_subscription
     overloaded_workflow
+    pending
     provisional
     record_route_answer
     record_route_notify
@@ -55,12 +66,31 @@ transcripts! {
     redirect_without_contact
     refresh_document
     refresh_document_503
+    refresh_register_503
+    refresh_registration
+    refresh_subscription
+    rejected_publish
+    rejected_refresh
+    requests_to_us
     sign_off_during_publish
+    sign_off_during_refused_subscribe
+    sign_off_during_register
+    sign_off_during_subscribe
     strict_route
     subscribe_refused
     subscription_gone
     superseded
     target_refresh
+    terminated_at_once
+    terminated_deactivated
+    terminated_giveup
+    terminated_noresource
+    terminated_probation
+    terminated_rejected
+    terminated_self_probation
+    terminated_timeout
+    unknown_dialog
+    unknown_event
     workflow
 }
 

@@ -25,6 +25,7 @@
 mod incoming;
 mod publication;
 mod registration;
+mod repair;
 mod request;
 mod state;
 mod subscription;
@@ -229,6 +230,7 @@ impl Population {
                 Timer::Dialog(slot) => self.dialog_timer(now, slot, host),
                 Timer::Deadline(slot) => self.deadline_passed(now, slot, host),
                 Timer::Registration(user) => self.registration_timer(now, user, host),
+                Timer::Repair(user) => self.repair_timer(now, user, host),
                 Timer::Document(user) => self.document_timer(now, user, host),
             }
         }

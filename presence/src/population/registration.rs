@@ -3,6 +3,7 @@
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
+use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{NO_FLOW, Purpose, is};
 use super::{Population, Timer, pair_of};
@@ -11,9 +12,6 @@ use crate::host::{
 };
 use crate::slab::NONE;
 use crate::wheel::TimerId;
-
-/// How long a held user waits before it signs on again, unless told otherwise.
-const REPAIR_DELAY: u64 = SECOND;
 
 impl Population {
     /// A user connects, registers and subscribes to itself. `false` if it was
@@ -31,6 +29,7 @@ impl Population {
             return false;
         }
         held.flags &= is::REJECTED;
+        held.setbacks = 0;
         self.connect(now, user, intended, stage, host);
         true
     }
@@ -113,6 +112,7 @@ impl Population {
             response: b"",
         });
         if !connecting {
+            self.if_stood(self.users[user as usize].connect_sent, now, user);
             self.abandon(now, user, host);
         }
         let leaving = self.users[user as usize].is(is::LEAVING);
@@ -133,7 +133,7 @@ impl Population {
         } else if self.is_workflow() {
             self.activity_failed(now, user, false, host);
         } else {
-            self.repair_later(now + REPAIR_DELAY, user);
+            self.come_back(now, user, None);
         }
     }
 
@@ -165,8 +165,11 @@ impl Population {
                 Some(granted) => {
                     self.arm_registration(at, user, granted);
                     if !refresh {
-                        self.registered_now(at, &order, host);
+                        return self.registered_now(at, &order, host);
                     }
+                    self.recovered(user);
+                    // A user that signs off waited for this answer.
+                    self.leave(at, at, user, host);
                 }
                 None => {
                     host.failed(&Failure {
@@ -198,7 +201,7 @@ impl Population {
                     }
                 }
                 let retry_after = match outcome {
-                    Outcome::Answer(m) => m.header(HeaderId::RetryAfter).and_then(value::leading_number),
+                    Outcome::Answer(message) => retry_after(message),
                     _ => None,
                 };
                 let timed_out = matches!(outcome, Outcome::TimedOut);
@@ -232,10 +235,13 @@ impl Population {
         if self.users[user as usize].is(is::LEAVING) {
             return self.leave(at, at, user, host);
         }
-        if self.config.self_subscribe {
+        if !self.config.self_subscribe {
+            self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+        }
+        if self.config.self_subscribe && self.users[user as usize].self_dialog == NONE {
             self.begin_subscription(at, user, user, at, order.stage, host);
         } else {
-            self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+            // Without one, or with one that outlived the registration.
             self.signed_on(at, user, host);
         }
     }
@@ -258,13 +264,7 @@ impl Population {
         if self.users[user as usize].is(is::LEAVING) {
             return self.leave(at, at, user, host);
         }
-        if self.users[user as usize].is(is::REJECTED) {
-            self.hang_up(user, host);
-            return;
-        }
-        let delay = retry_after.map_or(REPAIR_DELAY, |seconds| u64::from(seconds.clamp(1, 600)) * SECOND);
-        let jitter = self.random() % SECOND;
-        self.repair_later(at + delay + jitter, user);
+        self.come_back(at, user, retry_after);
     }
 
     /// Closes the flow of a user that is done.
@@ -277,6 +277,7 @@ impl Population {
         }
         self.users[user as usize].set(is::GONE, true);
         self.wheel.cancel(&mut self.users[user as usize].register_timer);
+        self.wheel.cancel(&mut self.users[user as usize].repair_timer);
         self.wheel.cancel(&mut self.users[user as usize].publish_timer);
     }
 
@@ -286,6 +287,7 @@ impl Population {
             held.set(is::REGISTERED, false);
             self.registered -= 1;
         }
+        self.wheel.cancel(&mut held.register_timer);
     }
 
     /// Seconds that the registrar granted to our Contact (RFC 3261 §10.2.4);
@@ -323,36 +325,20 @@ impl Population {
         held.register_timer = self.wheel.insert(at + (latest - early), Timer::Registration(user));
     }
 
-    /// A held user signs on again at `at`.
-    pub(super) fn repair_later(&mut self, at: Time, user: u32) {
-        let held = &mut self.users[user as usize];
-        held.set(is::REPAIRING, true);
-        self.wheel.cancel(&mut held.register_timer);
-        held.register_timer = self.wheel.insert(at, Timer::Registration(user));
-    }
-
     pub(super) fn registration_timer(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let stage = self.stage;
         let held = &mut self.users[user as usize];
         held.register_timer = TimerId::NONE;
-        if held.is(is::LEAVING | is::REJECTED | is::GONE) || held.register_tx != NONE {
+        // Without a registration there is nothing to refresh: the repair registers.
+        if held.is(is::LEAVING | is::REJECTED | is::GONE)
+            || !held.is(is::REGISTERED)
+            || held.register_tx != NONE
+        {
             return;
         }
-        if !held.is(is::REPAIRING) {
-            host.count(stage, Counter::RefreshRegister, now, 1);
-            let order = Order::new(Purpose::RegisterRefresh, user, self.config.expires, stage, now);
-            self.request(now, order, host);
-            return;
-        }
-        held.set(is::REPAIRING, false);
-        host.count(stage, Counter::Reconnect, now, 1);
-        if !held.is(is::CONNECTED) {
-            return self.connect(now, user, now, stage, host);
-        }
-        if !held.is(is::REGISTERED) {
-            return self.register(now, user, now, now, stage, host);
-        }
-        self.signed_on(now, user, host);
+        host.count(stage, Counter::RefreshRegister, now, 1);
+        let order = Order::new(Purpose::RegisterRefresh, user, self.config.expires, stage, now);
+        self.request(now, order, host);
     }
 
     pub(super) fn unregister_ended(

@@ -32,12 +32,16 @@ pub(super) mod is {
     pub const LEAVING: u16 = 16;
     /// Its credentials were rejected: it never tries again in this run.
     pub const REJECTED: u16 = 32;
-    /// It lost something and signs on again.
-    pub const REPAIRING: u16 = 64;
+    /// It comes back to what it lost: an early loss of that is a setback.
+    pub const RETURNING: u16 = 64;
     /// It is done: signed off, or never signed on.
     pub const GONE: u16 = 128;
     /// The server stopped answering while it signed off.
     pub const GAVE_UP: u16 = 256;
+    /// It is to watch its publisher: a held user watches again after a loss.
+    pub const WATCHES: u16 = 512;
+    /// Its subscription to itself was refused for good.
+    pub const OWN_REFUSED: u16 = 1024;
 }
 
 /// One user of the shard.
@@ -52,6 +56,10 @@ pub(super) struct User {
     pub register_cseq: u32,
     pub register_tx: Slot,
     pub register_timer: TimerId,
+    /// When it asks again for what it lacks.
+    pub repair_timer: TimerId,
+    /// Attempts in a row that came to nothing.
+    pub setbacks: u8,
 
     pub self_dialog: Slot,
     /// The dialog in which it watches its publisher.
@@ -85,6 +93,8 @@ impl Default for User {
             register_cseq: 0,
             register_tx: NONE,
             register_timer: TimerId::NONE,
+            repair_timer: TimerId::NONE,
+            setbacks: 0,
             self_dialog: NONE,
             watch: NONE,
             watchers: NONE,
@@ -172,6 +182,8 @@ pub(super) struct Dialog {
     pub stage: Stage,
     pub intended: Time,
     pub sent: Time,
+    /// When the server will end it unless it is refreshed; `NEVER` until it was said.
+    pub until: Time,
     /// Newest sequence of the publisher that it showed.
     pub seen: u32,
     /// It owes only publications after this one.
@@ -350,8 +362,10 @@ pub(super) enum Timer {
     Dialog(Slot),
     /// Deadline of a publication.
     Deadline(Slot),
-    /// Refresh of a registration, or another attempt to sign on.
+    /// Refresh of a registration.
     Registration(u32),
+    /// A held user asks again for what it lacks.
+    Repair(u32),
     /// Refresh of a publication.
     Document(u32),
 }

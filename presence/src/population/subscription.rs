@@ -3,19 +3,52 @@
 
 use std::rc::Rc;
 
-use adsum_sip::time::{MILLISECOND, SECOND, TIMEOUT, Time};
+use adsum_sip::time::{SECOND, TIMEOUT, Time};
 use adsum_sip::{HeaderId, Message, value};
 use smallvec::SmallVec;
 
+use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{Dialog, Purpose, Target, has, is};
 use super::{Population, Timer, some};
+use crate::diagnosis::class_of;
 use crate::host::{Activity, Class, Counter, Failure, Flow, Hop, Host, Measure, Progress, Sample, Stage};
 use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
 /// Dialogs of one server mostly share their target; this many are remembered.
 const CACHED_TARGETS: usize = 16;
+
+/// `expires` of NOTIFYs is in whole seconds, and two of them may be rounded apart.
+const ROUNDED: u64 = 2 * SECOND;
+
+/// The refresh of a subscription is not put off further than this by `Retry-After`: by then it has
+/// mostly expired, and a server that is back should not have to wait for its subscribers.
+const MAX_REFRESH_WAIT: u32 = 3_600;
+
+/// When a held user asks again for a subscription.
+#[derive(Debug, Clone, Copy)]
+enum Again {
+    /// The server does not want it.
+    Never,
+    AtOnce,
+    /// Not before these seconds, if said, else when the back-off says.
+    After(Option<u32>),
+}
+
+/// What the reasons of a termination ask for (RFC 6665 §4.1.3).
+fn again_after(reason: &[u8], retry_after: Option<u32>) -> Again {
+    let is = |name: &[u8]| reason.eq_ignore_ascii_case(name);
+    if is(b"rejected") || is(b"noresource") || is(b"invariant") {
+        Again::Never
+    } else if is(b"deactivated") || is(b"timeout") {
+        Again::AtOnce // `retry-after` has no meaning there
+    } else if is(b"probation") || retry_after.is_some() {
+        Again::After(retry_after)
+    } else {
+        Again::AtOnce
+    }
+}
 
 /// Targets that were seen lately, so that dialogs share them.
 #[derive(Debug, Default)]
@@ -42,6 +75,7 @@ impl Population {
         if !self.is_signed_on(subscriber) || self.users[subscriber as usize].watch != NONE {
             return false;
         }
+        self.users[subscriber as usize].set(is::WATCHES, true);
         self.begin_subscription(now, subscriber, publisher, due, stage, host);
         true
     }
@@ -71,6 +105,7 @@ impl Population {
             stage,
             intended: due,
             sent: due,
+            until: Time::NEVER,
             seen: 0,
             expects_after: 0,
             next_watcher: NONE,
@@ -114,8 +149,12 @@ impl Population {
             Outcome::Answer(message) if message.code() < 300 => {
                 let flow = self.users[order.user as usize].flow;
                 self.answered(slot, flow, message, host);
+                self.granted_until(at, slot, message.expires());
                 if refresh {
-                    return self.arm_refresh(at, slot, message.expires());
+                    self.arm_refresh(at, slot);
+                    self.recovered(order.user);
+                    // A user that signs off waited for this answer.
+                    return self.leave(at, at, order.user, host);
                 }
                 if !self.dialogs[slot].has(has::SELF) {
                     host.sample(&Sample {
@@ -127,7 +166,7 @@ impl Population {
                     });
                 }
                 self.dialogs[slot].flags |= has::ANSWER;
-                self.settle(at, slot, message.expires(), host);
+                self.settle(at, slot, host);
             }
             _ => {
                 let dialog = &self.dialogs[slot];
@@ -154,17 +193,28 @@ impl Population {
                 if !expected {
                     self.fail(at, &order, outcome, host);
                 }
+                let after = match outcome {
+                    Outcome::Answer(message) => retry_after(message),
+                    _ => None,
+                };
                 if !refresh {
                     self.drop_dialog(slot);
-                    self.activity_failed(at, order.user, matches!(outcome, Outcome::TimedOut), host);
+                    // Another attempt helps against a pool in distress, not against a refusal.
+                    let final_no = matches!(outcome, Outcome::Answer(m) if class_of(m.code()) == Class::Configuration)
+                        || matches!(outcome, Outcome::Unsupported(_) | Outcome::Blocked(_));
+                    let again = if final_no { Again::Never } else { Again::After(after) };
+                    let timed_out = matches!(outcome, Outcome::TimedOut);
+                    self.subscription_failed(at, order.user, own, timed_out, again, host);
                 } else if gone {
-                    self.subscription_lost(at, slot, None, host);
+                    self.subscription_lost(at, slot, Again::AtOnce, host);
                 } else {
                     // Try again soon: the server's clock still runs.
+                    let wait = u64::from(after.unwrap_or(0).clamp(5, MAX_REFRESH_WAIT)) * SECOND;
                     let jitter = self.random() % (5 * SECOND);
                     let dialog = &mut self.dialogs[slot];
                     self.wheel.cancel(&mut dialog.timer);
-                    dialog.timer = self.wheel.insert(at + 5 * SECOND + jitter, Timer::Dialog(slot));
+                    dialog.timer = self.wheel.insert(at + (wait + jitter), Timer::Dialog(slot));
+                    self.leave(at, at, order.user, host);
                 }
             }
         }
@@ -308,12 +358,11 @@ impl Population {
         if state.state.eq_ignore_ascii_case(b"terminated") {
             return self.terminated(stamp, slot, state.reason, state.retry_after, host);
         }
-        if self.dialogs[slot].has(has::SETTLED) {
-            if let Some(left) = state.expires.filter(|_| !self.dialogs[slot].has(has::LEAVING)) {
-                self.shorten(stamp, slot, left);
-            }
-        } else {
-            self.settle(stamp, slot, state.expires, host);
+        let shorter = self.granted_until(stamp, slot, state.expires);
+        if !self.dialogs[slot].has(has::SETTLED) {
+            self.settle(stamp, slot, host);
+        } else if shorter && !self.dialogs[slot].has(has::LEAVING) {
+            self.arm_refresh(stamp, slot);
         }
     }
 
@@ -330,15 +379,16 @@ impl Population {
         if dialog.has(has::LEAVING) {
             return self.complete_unsubscribe(at, slot, host);
         }
+        let again = again_after(reason, retry_after);
         if dialog.has(has::SETTLED) {
-            return self.subscription_lost(at, slot, Some((reason, retry_after)), host);
+            return self.subscription_lost(at, slot, again, host);
         }
         let (owner, stage, own) = (dialog.owner, dialog.stage, dialog.has(has::SELF));
         let text = [b"the subscription was terminated: " as &[u8], reason].concat();
         host.failed(&Failure {
             activity: if own { Activity::SelfSubscribe } else { Activity::Subscribe },
             stage,
-            class: if reason == b"rejected" { Class::Configuration } else { Class::Pool },
+            class: if reason.eq_ignore_ascii_case(b"rejected") { Class::Configuration } else { Class::Pool },
             code: "subscription:terminated",
             reason: &text,
             diagnosis: crate::diagnosis::of_termination(reason),
@@ -348,11 +398,31 @@ impl Population {
             response: b"",
         });
         self.drop_dialog(slot);
-        self.activity_failed(at, owner, false, host);
+        self.subscription_failed(at, owner, own, false, again, host);
+    }
+
+    /// A subscription did not come about.
+    fn subscription_failed(
+        &mut self,
+        at: Time,
+        owner: u32,
+        own: bool,
+        timed_out: bool,
+        again: Again,
+        host: &mut impl Host,
+    ) {
+        if self.is_workflow() || self.users[owner as usize].is(is::LEAVING) {
+            return self.activity_failed(at, owner, timed_out, host);
+        }
+        match again {
+            Again::Never => self.refuse(owner, own),
+            Again::AtOnce => self.come_back(at, owner, None),
+            Again::After(seconds) => self.come_back(at, owner, seconds),
+        }
     }
 
     /// Both the answer and the NOTIFY are there, whichever came last.
-    fn settle(&mut self, at: Time, slot: Slot, expires: Option<u32>, host: &mut impl Host) {
+    fn settle(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
         let dialog = &mut self.dialogs[slot];
         let own = dialog.has(has::SELF);
         let shown = if own { has::NOTIFY } else { has::ACTIVE };
@@ -368,7 +438,10 @@ impl Population {
             sent,
             ended: at,
         };
-        self.arm_refresh(at, slot, expires);
+        self.arm_refresh(at, slot);
+        if !self.users[owner as usize].is(is::RETURNING) {
+            self.recovered(owner);
+        }
         if own {
             host.sample(&sample);
             self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
@@ -380,25 +453,33 @@ impl Population {
         }
     }
 
-    /// Sets the refresh to 80–90 % of what the server granted. Workflows are
-    /// far shorter than any subscription and do without.
-    fn arm_refresh(&mut self, at: Time, slot: Slot, granted: Option<u32>) {
-        let granted = u64::from(granted.unwrap_or(self.config.expires).min(self.config.expires)).max(1);
-        let share = 800 + self.random() % 100;
-        let workflow = self.is_workflow();
+    /// A 2xx or NOTIFY says how long the subscription lasts. The shorter one
+    /// counts (RFC 6665 §4.1.2.1, §4.1.3): `true` if it is this one.
+    fn granted_until(&mut self, at: Time, slot: Slot, seconds: Option<u32>) -> bool {
+        let Some(seconds) = seconds else { return false };
+        let until = at + u64::from(seconds) * SECOND;
         let dialog = &mut self.dialogs[slot];
-        self.wheel.cancel(&mut dialog.timer);
-        if !workflow {
-            dialog.timer = self.wheel.insert(at + granted * share * MILLISECOND, Timer::Dialog(slot));
+        // Whole seconds are counted down in each NOTIFY: that is no change.
+        let shorter = until + ROUNDED < dialog.until;
+        if shorter {
+            dialog.until = until;
         }
+        shorter
     }
 
-    /// A NOTIFY may shorten the subscription (RFC 6665 §4.1.3), never lengthen it.
-    fn shorten(&mut self, at: Time, slot: Slot, left: u32) {
-        if self.is_workflow() || left >= self.config.expires / 2 {
-            return;
+    /// Sets the refresh to 80–90 % of what the server granted. Workflows are
+    /// far shorter than any subscription and do without.
+    fn arm_refresh(&mut self, at: Time, slot: Slot) {
+        let share = 800 + self.random() % 100;
+        let workflow = self.is_workflow();
+        let asked = at + u64::from(self.config.expires) * SECOND;
+        let dialog = &mut self.dialogs[slot];
+        dialog.until = dialog.until.min(asked);
+        self.wheel.cancel(&mut dialog.timer);
+        if !workflow {
+            let granted = dialog.until.since(at).max(SECOND);
+            dialog.timer = self.wheel.insert(at + granted / 1_000 * share, Timer::Dialog(slot));
         }
-        self.arm_refresh(at, slot, Some(left));
     }
 
     pub(super) fn dialog_timer(&mut self, now: Time, slot: Slot, host: &mut impl Host) {
@@ -417,6 +498,7 @@ impl Population {
                 return;
             }
             dialog.flags |= has::REFRESHED;
+            dialog.until = Time::NEVER; // the answer says anew
             host.count(self.stage, Counter::RefreshSubscribe, now, 1);
             let mut order =
                 Order::new(Purpose::SubscribeRefresh, owner, self.config.expires, self.stage, now);
@@ -435,7 +517,7 @@ impl Population {
         host.censored(measure, stage, intended, now);
         self.first_notify_missing(now, owner, stage, activity, host);
         self.drop_dialog(slot);
-        self.activity_failed(now, owner, true, host);
+        self.subscription_failed(now, owner, own, true, Again::After(None), host);
     }
 
     fn first_notify_missing(
@@ -463,31 +545,29 @@ impl Population {
     }
 
     /// The server ended a subscription that we wanted to keep.
-    fn subscription_lost(
-        &mut self,
-        at: Time,
-        slot: Slot,
-        why: Option<(&[u8], Option<u32>)>,
-        host: &mut impl Host,
-    ) {
+    fn subscription_lost(&mut self, at: Time, slot: Slot, again: Again, host: &mut impl Host) {
         let dialog = &self.dialogs[slot];
-        let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
+        let (owner, publisher, own, began) =
+            (dialog.owner, dialog.publisher, dialog.has(has::SELF), dialog.sent);
         host.count(self.stage, Counter::SubscriptionLost, at, 1);
         self.drop_dialog(slot);
         if self.is_workflow() {
             return self.activity_failed(at, owner, false, host);
         }
-        if self.users[owner as usize].is(is::LEAVING) {
-            return;
+        let held = &self.users[owner as usize];
+        if held.is(is::LEAVING) {
+            return self.leave(at, at, owner, host);
         }
-        // `rejected` and `noresource` mean: do not come back (RFC 6665 §4.1.3).
-        if why.is_some_and(|(reason, _)| matches!(reason, b"rejected" | b"noresource" | b"invariant")) {
-            return;
+        if held.is(is::REJECTED) || !held.is(is::CONNECTED) {
+            return; // there is nobody to ask, or the repair of the flow will
         }
-        match why.and_then(|(_, after)| after).filter(|after| *after > 0) {
-            Some(after) => self.repair_later(at + u64::from(after) * SECOND, owner),
-            None if own => self.begin_subscription(at, owner, owner, at, self.stage, host),
-            None => self.begin_subscription(at, owner, publisher, at, self.stage, host),
+        match again {
+            Again::Never => self.refuse(owner, own),
+            Again::AtOnce if self.may_return_at_once(began, at, owner) => {
+                self.begin_subscription(at, owner, publisher, at, self.stage, host);
+            }
+            Again::AtOnce => self.come_back(at, owner, None),
+            Again::After(seconds) => self.come_back(at, owner, seconds),
         }
     }
 

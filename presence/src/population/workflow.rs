@@ -100,10 +100,7 @@ impl Population {
         }
         if !self.is_workflow() {
             // Repaired: the subscriber watches again, the publisher goes on.
-            if user % 2 == 1 && self.users[user as usize].watch == NONE && self.watched_before(user) {
-                self.subscribe(at, pair, at, self.stage, host);
-            }
-            return self.next_waiting(at, at, user, host);
+            return self.resume(at, user, host);
         }
         let state = &mut self.pairs[pair as usize];
         let stage = state.stage;
@@ -114,11 +111,6 @@ impl Population {
             self.pairs[pair as usize].state = WorkState::Subscribing;
             self.subscribe(at, pair, at, stage, host);
         }
-    }
-
-    /// In held runs the first subscription comes when the agent says so.
-    fn watched_before(&self, user: u32) -> bool {
-        self.users[user as usize].register_cseq > 0 && self.users[user as usize - 1].sequence > 0
     }
 
     /// The subscriber has its first active NOTIFY and its answer.
@@ -177,12 +169,7 @@ impl Population {
     /// An activity of a user failed or timed out; a workflow ends with it.
     pub(super) fn activity_failed(&mut self, at: Time, user: u32, timed_out: bool, host: &mut impl Host) {
         if !self.is_workflow() {
-            if self.users[user as usize].is(is::LEAVING) {
-                self.leave(at, at, user, host);
-            } else if self.users[user as usize].is(is::REJECTED) {
-                self.hang_up(user, host);
-            }
-            return;
+            return self.leave(at, at, user, host);
         }
         let pair = pair_of(user);
         let state = &mut self.pairs[pair as usize];
@@ -228,8 +215,8 @@ impl Population {
             return;
         }
         held.set(is::LEAVING, true);
-        held.set(is::REPAIRING, false);
         self.wheel.cancel(&mut held.register_timer);
+        self.wheel.cancel(&mut held.repair_timer);
         self.wheel.cancel(&mut held.publish_timer);
         self.leave(now, now, user, host);
     }
