@@ -27,6 +27,7 @@ mod publication;
 mod registration;
 mod repair;
 mod request;
+mod route;
 mod state;
 mod subscription;
 mod workflow;
@@ -137,7 +138,7 @@ pub struct Population {
     publications: Slab<Publication>,
     waiting: Slab<Waiting>,
     wheel: Wheel<Timer>,
-    targets: subscription::TargetCache,
+    targets: route::TargetCache,
     finder: marker::Finder,
     /// Step and phase of now, for what no arrival caused.
     stage: Stage,
@@ -175,7 +176,7 @@ impl Population {
             publications: Slab::default(),
             waiting: Slab::default(),
             wheel: Wheel::new(now),
-            targets: subscription::TargetCache::default(),
+            targets: route::TargetCache::default(),
             finder: marker::Finder::default(),
             stage: Stage::WARMUP,
             freed: Vec::new(),
