@@ -62,6 +62,12 @@ transcripts! {
     redirect_blocked
     redirect_limit
     redirect_proxy
+    redirect_stream
+    redirect_stream_blocked
+    redirect_stream_limit
+    redirect_stream_not_followed
+    redirect_stream_refresh
+    redirect_stream_unreachable
     redirect_udp
     redirect_without_contact
     refresh_document

@@ -24,6 +24,7 @@
 
 mod incoming;
 mod publication;
+mod redirect;
 mod registration;
 mod repair;
 mod request;
@@ -35,6 +36,7 @@ mod workflow;
 use adsum_sip::ids::Namespace;
 use adsum_sip::time::Time;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::accounts::Accounts;
@@ -150,6 +152,9 @@ pub struct Population {
     workflows: u64,
     jitter: u64,
     scratch: request::Scratch,
+    /// Registrations that were redirected and wait for their new flow, with their Request-URI. At
+    /// most one for each user, and only while it connects.
+    moving: BTreeMap<u32, (request::Order, Vec<u8>)>,
     /// Where the transaction of a dialog that is gone would be kept.
     nowhere: Slot,
 }
@@ -186,6 +191,7 @@ impl Population {
             workflows: 0,
             jitter: config.namespace.key,
             scratch: request::Scratch::default(),
+            moving: BTreeMap::new(),
             nowhere: NONE,
             config,
             accounts,

@@ -72,12 +72,20 @@ impl Population {
                 held.set(is::CONNECTING, false);
                 held.set(is::CONNECTED, true);
                 let (intended, sent) = (held.connect_intended, held.connect_sent);
+                let moved = self.moving.remove(&user);
                 host.sample(&Sample { measure: Measure::Connect, stage, intended, sent, ended: at });
                 host.progress(user, Progress::Completed(Activity::Connect, sent, at));
-                if held.is(is::LEAVING) {
+                if self.users[user as usize].is(is::LEAVING) {
                     return self.leave(now, at, user, host);
                 }
-                self.register(now, user, intended, at, stage, host);
+                match moved {
+                    Some((mut order, uri)) => {
+                        order.due = at;
+                        self.scratch.elsewhere = uri;
+                        self.request(now, order, host);
+                    }
+                    None => self.register(now, user, intended, at, stage, host),
+                }
             }
             FlowEvent::Failed(error) | FlowEvent::Closed(error) => {
                 if !held.is(is::CONNECTING | is::CONNECTED) {
@@ -111,29 +119,34 @@ impl Population {
             request: b"",
             response: b"",
         });
+        self.moving.remove(&user);
         if !connecting {
             self.if_stood(self.users[user as usize].connect_sent, now, user);
-            self.abandon(now, user, host);
         }
-        let leaving = self.users[user as usize].is(is::LEAVING);
-        // What was bound to the connection is gone with it.
-        self.unregistered(user);
-        let (own, watch) = (self.users[user as usize].self_dialog, self.users[user as usize].watch);
-        for dialog in [own, watch] {
-            if self.dialogs.get(dialog).is_some() {
-                if !leaving && !self.is_workflow() {
-                    host.count(self.stage, Counter::SubscriptionLost, now, 1);
-                }
-                self.drop_dialog(dialog);
-            }
-        }
-        if leaving {
+        self.unbind(now, user, host);
+        if self.users[user as usize].is(is::LEAVING) {
             self.users[user as usize].set(is::GAVE_UP, true);
             self.leave(now, now, user, host);
         } else if self.is_workflow() {
             self.activity_failed(now, user, false, host);
         } else {
             self.come_back(now, user, None);
+        }
+    }
+
+    /// What was bound to a flow is gone with it: requests, registration, subscriptions.
+    pub(super) fn unbind(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        self.abandon(now, user, host);
+        self.unregistered(user);
+        let held = &self.users[user as usize];
+        let leaving = held.is(is::LEAVING);
+        for dialog in [held.self_dialog, held.watch] {
+            if self.dialogs.get(dialog).is_some() {
+                if !leaving && !self.is_workflow() {
+                    host.count(self.stage, Counter::SubscriptionLost, now, 1);
+                }
+                self.drop_dialog(dialog);
+            }
         }
     }
 
@@ -271,6 +284,7 @@ impl Population {
     pub(super) fn hang_up(&mut self, user: u32, host: &mut impl Host) {
         let held = &mut self.users[user as usize];
         let flow = std::mem::replace(&mut held.flow, NO_FLOW);
+        self.moving.remove(&user);
         if held.is(is::CONNECTED | is::CONNECTING) {
             held.set(is::CONNECTED | is::CONNECTING, false);
             host.close(user, flow);

@@ -5,6 +5,7 @@ use adsum_sip::ids::{BranchRef, CallKind, CallRef, LIMIT_30};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, value};
 
+use super::redirect::MAX_REDIRECTS;
 use super::state::{Purpose, Transaction, is, tried};
 use super::{Kind, Population, Transport};
 use crate::auth::Verdict;
@@ -16,9 +17,6 @@ use crate::wheel::TimerId;
 
 /// More challenges than these for one activity are a server that will not have us.
 const MAX_CHALLENGES: u8 = 4;
-
-/// Redirections that are followed for one activity; more are a circle.
-const MAX_REDIRECTS: u8 = 5;
 
 /// A request above this may not go over UDP (RFC 3261 §18.1.1).
 const MAX_DATAGRAM: usize = 1_300;
@@ -190,12 +188,7 @@ impl Population {
         }
         let mut order = Order::again(transaction);
         self.close(slot);
-        if order.tried & tried::ELSEWHERE != 0 {
-            let request = &self.scratch.request;
-            let uri = request.split(|b| *b == b' ').nth(1).unwrap_or(b"");
-            self.scratch.elsewhere.clear();
-            self.scratch.elsewhere.extend_from_slice(uri);
-        }
+        self.recall_target(&order);
         match code {
             401 | 407 => self.challenged(now, stamp, order, message, host),
             423 if order.tried & tried::MIN_EXPIRES == 0 => {
@@ -239,34 +232,6 @@ impl Population {
             Verdict::Answer | Verdict::Rejected => self.ended(stamp, order, Outcome::Rejected(message), host),
             Verdict::Unsupported => self.ended(stamp, order, Outcome::Unsupported(message), host),
         }
-    }
-
-    /// RFC 3261 §8.1.3.4: the Contact of a 3xx is where to ask. Over a stream
-    /// the flow leads elsewhere, so there the answer stands as a failure that
-    /// names the new target.
-    fn redirected(
-        &mut self,
-        now: Time,
-        stamp: Time,
-        mut order: Order,
-        message: &Message<'_>,
-        host: &mut impl Host,
-    ) {
-        let flow = self.users[order.user as usize].flow;
-        let contact = message.header(HeaderId::Contact).and_then(value::name_addr).map(|contact| contact.uri);
-        let contact = contact.filter(|uri| value::sip_uri(uri).is_some());
-        let Some(uri) = contact.filter(|_| self.config.transport == Transport::Udp) else {
-            return self.ended(stamp, order, Outcome::Answer(message), host);
-        };
-        order.redirects += 1;
-        // 305 names a proxy on the way to the same Request-URI (§21.3.4).
-        if message.code() != 305 {
-            order.tried |= tried::ELSEWHERE;
-            self.scratch.elsewhere.clear();
-            write_target(uri, &mut self.scratch.elsewhere);
-        }
-        order.hop = Some(host.hop(flow, uri));
-        self.request(now, order, host);
     }
 
     pub(super) fn transaction_timer(&mut self, now: Time, slot: Slot, host: &mut impl Host) {
@@ -644,24 +609,6 @@ impl Population {
     /// True in runs of whole workflows.
     pub(super) fn is_workflow(&self) -> bool {
         self.config.kind == Kind::Workflow
-    }
-}
-
-/// Writes a Contact as a Request-URI: without `method` and headers (RFC 3261 §8.1.3.4).
-fn write_target(uri: &[u8], out: &mut Vec<u8>) {
-    // The user part may hold `;` and `?`.
-    let host = memchr::memchr(b'@', uri).map_or(0, |at| at + 1);
-    out.extend_from_slice(&uri[..host]);
-    let rest = uri[host..].split(|b| *b == b'?').next().unwrap_or(b"");
-    for (at, part) in rest.split(|b| *b == b';').enumerate() {
-        let name = part.split(|b| *b == b'=').next().unwrap_or(part);
-        if at > 0 && name.eq_ignore_ascii_case(b"method") {
-            continue;
-        }
-        if at > 0 {
-            out.push(b';');
-        }
-        out.extend_from_slice(part);
     }
 }
 

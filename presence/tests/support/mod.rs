@@ -127,7 +127,7 @@ impl Runner {
             kind: setup.kind,
             transport: setup.transport.name(),
             population: Population::new(config, Rc::new(accounts), Time(0)).unwrap(),
-            wire: Wire::new(setup.transport.is_reliable()),
+            wire: Wire::new(setup.transport.is_reliable(), setup.redirects),
             captures: Captures::new(),
             requests: BTreeMap::new(),
             latest: String::new(),

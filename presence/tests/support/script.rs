@@ -24,6 +24,8 @@ pub struct Setup {
     pub publish_expires: u32,
     pub deadline: u64,
     pub pairs: u32,
+    /// The host follows redirections over streams.
+    pub redirects: bool,
 }
 
 impl Default for Setup {
@@ -37,6 +39,7 @@ impl Default for Setup {
             publish_expires: 600,
             deadline: 25_000 * MS,
             pairs: 1,
+            redirects: true,
         }
     }
 }
@@ -144,6 +147,7 @@ fn configure(setup: &mut Setup, key: &str, value: &str) -> bool {
         "reuse_nonce" => put(&mut setup.reuse_nonce, yes(value)),
         "expires" => put(&mut setup.expires, value.parse().ok()),
         "publish_expires" => put(&mut setup.publish_expires, value.parse().ok()),
+        "redirects" => put(&mut setup.redirects, yes(value)),
         "pairs" => put(&mut setup.pairs, value.parse().ok()),
         "deadline" => put(&mut setup.deadline, duration(value)),
         _ => None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use adsum_presence::host::{
-    Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Sample, Sent, Stage,
+    Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Redirect, Sample, Sent, Stage,
 };
 use adsum_sip::Time;
 
@@ -34,13 +34,14 @@ pub struct Wire {
     /// `activity class code`, then reason and diagnosis.
     pub failures: VecDeque<(String, String)>,
     pub open: BTreeMap<Flow, u32>,
+    pub redirects: bool,
 }
 
 /// Where the pool is.
 pub const TARGET: ([u8; 4], u16) = ([127, 0, 0, 1], 5060);
 
 impl Wire {
-    pub fn new(reliable: bool) -> Wire {
+    pub fn new(reliable: bool, redirects: bool) -> Wire {
         Wire {
             now: Time(0),
             reliable,
@@ -50,6 +51,7 @@ impl Wire {
             censored: BTreeMap::new(),
             failures: VecDeque::new(),
             open: BTreeMap::new(),
+            redirects,
         }
     }
 
@@ -112,6 +114,22 @@ impl Host for Wire {
             address if Wire::allowed(address) => Hop::Address(address),
             address => Hop::Blocked(address),
         }
+    }
+    fn redirect(&mut self, _: Time, user: u32, uri: &[u8]) -> Redirect {
+        assert!(self.reliable, "a datagram goes anywhere");
+        if !self.redirects {
+            return Redirect::No;
+        }
+        let address = Wire::address(uri);
+        if !Wire::allowed(address) {
+            return Redirect::Blocked(address);
+        }
+        self.open.retain(|_, owner| *owner != user);
+        // A flow to 127.0.0.2 has the number 102, so that transcripts can name it.
+        let last = address.ip().to_string().rsplit('.').next().and_then(|part| part.parse().ok());
+        let flow = 100 + last.unwrap_or(0);
+        self.open.insert(flow, user);
+        Redirect::To(Opened::Connecting(flow))
     }
     fn sample(&mut self, s: &Sample) {
         assert!(s.ended >= s.sent && s.sent >= s.intended, "{s:?}");
