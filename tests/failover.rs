@@ -82,3 +82,46 @@ fn where_all_fail_the_last_answer_is_told() {
     let answer = check(vec![dead(), dead()], Transport::Tcp);
     assert_eq!((answer.success, answer.code.as_str()), (false, "transport:connect"));
 }
+
+/// A redirect server (RFC 3261 §8.3) on TCP: it answers everybody with 302.
+fn redirector(to: SocketAddr) -> SocketAddr {
+    use std::io::{BufRead as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        // A check has two users; each comes once.
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut lines = std::io::BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> =
+                lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let copied = |name: &str| head.iter().find(|line| line.starts_with(name)).unwrap().clone();
+            let answer = format!(
+                "SIP/2.0 302 Moved Temporarily\r\n{}\r\n{}\r\n{};tag=r\r\n{}\r\n{}\r\n\
+                 Contact: <sip:{to};transport=tcp>\r\nContent-Length: 0\r\n\r\n",
+                copied("Via:"),
+                copied("From:"),
+                copied("To:"),
+                copied("Call-ID:"),
+                copied("CSeq:"),
+            );
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_user_who_is_sent_elsewhere_goes_there() {
+    let pool = pool(&[]);
+    let answer = check(vec![redirector(pool.address())], Transport::Tcp);
+    assert!(answer.success, "{} ({})", answer.error, answer.diagnosis);
+    assert!(pool.stop().received.contains_key("PUBLISH"));
+}
+
+#[test]
+fn nobody_is_sent_where_nobody_allowed() {
+    let answer = check(vec![redirector("192.0.2.1:5060".parse().unwrap())], Transport::Tcp);
+    assert_eq!((answer.success, answer.code.as_str()), (false, "transport:blocked"), "{}", answer.error);
+    assert!(answer.diagnosis.contains("192.0.2.1/32"), "{}", answer.diagnosis);
+}

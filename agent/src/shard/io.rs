@@ -8,7 +8,7 @@ use adsum_presence::Host;
 use adsum_presence::accounts::Accounts;
 use adsum_presence::host::{
     Class, Counter, Failure, Flow, FlowError, FlowEvent, Hop, Measure, Method, Opened, Origin, Progress,
-    Sample, Sent, Stage,
+    Redirect, Sample, Sent, Stage,
 };
 use adsum_presence::population::Transport;
 use adsum_sip::locate::{Attempt, Failover, Failure as Trouble};
@@ -32,6 +32,8 @@ pub(super) struct Line {
     pub generation: u32,
     /// Which targets were tried for it, and which is now.
     pub attempt: Option<Attempt>,
+    /// Where the pool sent this user (3xx), instead of one of the targets.
+    pub redirect: Option<SocketAddr>,
 }
 
 impl Line {
@@ -154,10 +156,10 @@ impl ShardIo {
     pub fn dial_of(&mut self, now: Time, flow: Flow) -> Option<Dial> {
         let fresh = self.failover.begin(now);
         let line = self.lines.get_mut(flow as usize)?;
-        if line.attempt.is_none() {
-            line.attempt = fresh;
-        }
-        let target = self.failover.address(line.attempt?)?;
+        let target = match line.redirect {
+            Some(target) => target,
+            None => self.failover.address(*line.attempt.get_or_insert(fresh?))?,
+        };
         let source = match self.sources.len() {
             0 => None,
             all => self.sources.get(flow as usize % all).copied(),
@@ -277,6 +279,7 @@ impl Host for ShardIo {
             line.generation = line.generation.wrapping_add(1);
             line.connection = None;
             line.attempt = None;
+            line.redirect = None;
         }
         self.wanted.push(user);
         Opened::Connecting(user)
@@ -329,17 +332,32 @@ impl Host for ShardIo {
 
     fn hop(&mut self, flow: Flow, uri: &[u8]) -> Hop {
         // Names are not resolved on the way: a pool that names itself by name is where we already are.
-        let Some(uri) = value::sip_uri(uri) else { return Hop::Target };
-        let host = std::str::from_utf8(uri.host).unwrap_or("").trim_matches(['[', ']']);
-        let Ok(ip) = host.parse::<IpAddr>() else { return Hop::Target };
-        let address = SocketAddr::new(ip, uri.port.unwrap_or(5060));
+        let Some(address) = numeric(uri, 5060) else { return Hop::Target };
         if Some(address) == self.target_of(flow) {
             Hop::Target
-        } else if self.allow.permits(ip) {
+        } else if self.allow.permits(address.ip()) {
             Hop::Address(address)
         } else {
             Hop::Blocked(address)
         }
+    }
+
+    fn redirect(&mut self, _now: Time, user: u32, uri: &[u8]) -> Redirect {
+        // Of a shared connection one user cannot be taken away, and names are not resolved on
+        // the way: there the answer stands, and names the new target.
+        let default = if self.transport == Transport::Tls { 5061 } else { 5060 };
+        let Some(target) = numeric(uri, default).filter(|_| !self.shared && !self.is_udp()) else {
+            return Redirect::No;
+        };
+        if !self.allow.permits(target.ip()) {
+            return Redirect::Blocked(target);
+        }
+        self.close(user, user);
+        let Some(line) = self.lines.get_mut(user as usize) else { return Redirect::No };
+        line.attempt = None;
+        line.redirect = Some(target);
+        self.wanted.push(user);
+        Redirect::To(Opened::Connecting(user))
     }
 
     fn target_failed(&mut self, now: Time, flow: Flow, trouble: Trouble) -> bool {
@@ -385,7 +403,14 @@ impl Host for ShardIo {
     }
 }
 
-/// What a task tells the shard about its connection.
+/// The address that a URI names by number.
+fn numeric(uri: &[u8], default_port: u16) -> Option<SocketAddr> {
+    let uri = value::sip_uri(uri)?;
+    let host = std::str::from_utf8(uri.host).ok()?.trim_matches(['[', ']']);
+    Some(SocketAddr::new(host.parse().ok()?, uri.port.unwrap_or(default_port)))
+}
+
+/// What becomes known about a connection.
 pub(super) fn gone(error: FlowError, connected: bool) -> FlowEvent {
     if connected { FlowEvent::Closed(error) } else { FlowEvent::Failed(error) }
 }
