@@ -244,5 +244,6 @@ fn plan(check: &Check) -> ShardPlan {
         quantum_ns: 0,
         offset_ns: clock::unix_ns() - clock::now().0 as i64,
         trace: check.trace.clone(),
+        realtime: false,
     }
 }

@@ -39,6 +39,8 @@ pub struct AgentOptions {
     pub shards: u32,
     /// Where to write messages as text.
     pub trace: Option<std::path::PathBuf>,
+    /// Shards ask for real-time priority, where this process may have it.
+    pub realtime: bool,
 }
 
 /// What the engine tells.
@@ -104,6 +106,8 @@ pub struct Engine {
     reason: String,
     queue: std::collections::VecDeque<EngineEvent>,
     offset_ns: i64,
+    /// What the hypervisor takes is the host's: counted once, not by each shard.
+    steal: crate::host::Steal,
 }
 
 impl Engine {
@@ -162,6 +166,7 @@ impl Engine {
             reason: String::new(),
             queue: std::collections::VecDeque::new(),
             offset_ns,
+            steal: crate::host::Steal::default(),
         })
     }
 
@@ -259,7 +264,16 @@ impl Engine {
     }
 
     fn emit(&mut self) {
-        let intervals = self.merge.ready();
+        let mut intervals = self.merge.ready();
+        // All shards close a second at once, so this is read once a second, at its end.
+        let first = intervals.iter_mut().find_map(|interval| {
+            let delivered = interval.counters.iter().find(|count| count.counter == "interval")?.clone();
+            Some((interval, delivered))
+        });
+        if let Some((interval, delivered)) = first {
+            let value = self.steal.take();
+            interval.counters.push(v1::Count { counter: "steal_us".into(), value, ..delivered });
+        }
         self.queue.extend(intervals.into_iter().map(EngineEvent::Interval));
     }
 
@@ -409,6 +423,7 @@ fn shard_plan(
         quantum_ns: plan.quantum_ns,
         offset_ns,
         trace: None,
+        realtime: options.realtime,
     })
 }
 

@@ -12,7 +12,8 @@
 //! | [`check`] | one pair, one workflow, one answer |
 //! | [`link`] | the wire to the coordinator |
 //! | [`locate`] | where a target is |
-//! | [`host`] | facts of this host |
+//! | [`host`], [`fitness`] | facts of this host, and what would make it fitter |
+//! | [`realtime`] | the priority of a shard's thread |
 //! | [`trace`] | messages as text |
 
 pub mod ceiling;
@@ -20,11 +21,13 @@ pub mod check;
 pub mod contacts;
 pub mod engine;
 pub mod failures;
+pub mod fitness;
 pub mod host;
 pub mod link;
 pub mod locate;
 pub mod net;
 pub mod pace;
+pub mod realtime;
 pub mod recorder;
 pub mod shard;
 pub mod trace;

@@ -85,7 +85,7 @@ impl Scenario {
              [users]\ncount = {}\npattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
              [workload]\nkind = \"{}\"\nself_subscribe = {}\nquantum = \"{}us\"\n\
              [warmup]\nsettle = \"0s\"\nregister_rate = \"{}/s\"\nsubscribe_rate = \"{}/s\"\n\
-             [trust]\nprofile = \"ci\"\nsend_lag_p99 = \"1s\"\nsend_lag_seconds = \"100%\"\nloop_gap = \"5s\"\n\
+             [trust]\nprofile = \"ci\"\nsend_lag_p99 = \"1s\"\nsend_lag_seconds = \"100%\"\nloop_gap = \"5s\"\nshard_busy = \"100%\"\nsteal = \"100%\"\n\
              [[step]]\nname = \"all\"\nrate = \"{}/s\"\nhold = \"{}ns\"\n",
             self.target,
             self.transport,

@@ -13,12 +13,14 @@
 //! | [`files`] | the raw files |
 //! | [`derive`], [`summary`], [`html`] | the derived ones |
 //! | [`threshold`], [`trust`], [`verdict`] | what is judged, whether to believe it, and the answer |
+//! | [`headroom`] | how far the engine was from its limits |
 //! | [`verify`] | whether a directory agrees with itself |
 //! | [`explain`] | words, codes and counters for people |
 
 pub mod derive;
 pub mod explain;
 pub mod files;
+pub mod headroom;
 pub mod histogram;
 pub mod html;
 pub mod manifest;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::derive::{self, ALL, Series};
+use crate::headroom;
 use crate::histogram::{Percentile, Quantile};
 use crate::manifest::Manifest;
 use crate::names::{Base, Metric, Phase};
@@ -86,6 +87,10 @@ pub fn text(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdict
     for r in verdict.reasons.iter().take(SHOWN) {
         line(&mut out, format!("  !    {} at {}: {} (limit {})", r.reason, r.place, r.measured, r.limit));
         line(&mut out, format!("       {}", r.advice));
+    }
+    let headroom = headroom::headroom(raw, manifest);
+    if let Some(text) = headroom.line() {
+        line(&mut out, format!("  {text}"));
     }
     if manifest.trust.profile != "lab" {
         line(&mut out, format!("  judged with the wider limits of profile \"{}\"", manifest.trust.profile));
@@ -220,10 +225,15 @@ pub fn json(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdict
         };
         json!({"expr": j.rule.expr, "step": j.step_name, "site": j.site, "value": value, "passed": passed, "samples": j.samples})
     }).collect();
+    let headroom = headroom::headroom(raw, manifest);
     let value = json!({
         "schema_version": crate::manifest::SCHEMA_VERSION, "run_id": manifest.run_id, "scenario": manifest.scenario,
         "verdict": verdict.word, "exit_code": verdict.exit_code, "reasons": verdict.reasons,
         "thresholds": thresholds, "steps": steps,
+        "headroom": {
+            "shard_busy_max": headroom.shard_busy, "send_lag_p99_s": headroom.send_lag_p99_s,
+            "send_lag_limit_s": headroom.send_lag_limit_s,
+        },
     });
     let mut bytes = serde_json::to_vec_pretty(&value).unwrap_or_default();
     bytes.push(b'\n');

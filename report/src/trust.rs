@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::headroom;
 use crate::histogram::{Percentile, Quantile};
 use crate::manifest::Manifest;
 use crate::names::{Base, Metric, Phase};
@@ -24,6 +25,12 @@ pub struct TrustLimits {
     pub sent_ratio: Option<f64>,
     /// Largest share of arrivals that may wait for a free pair.
     pub waited_pair_ratio: Option<f64>,
+    /// Largest share of a second that a shard's thread may run.
+    pub shard_busy: Option<f64>,
+    /// Largest share of the cores' time that the hypervisor may take in a second.
+    pub steal: Option<f64>,
+    /// Share of a hold's seconds that may exceed it.
+    pub steal_seconds: Option<f64>,
 }
 
 impl Default for TrustLimits {
@@ -35,6 +42,9 @@ impl Default for TrustLimits {
             loop_gap_s: None,
             sent_ratio: None,
             waited_pair_ratio: None,
+            shard_busy: None,
+            steal: None,
+            steal_seconds: None,
         }
     }
 }
@@ -88,6 +98,22 @@ impl TrustLimits {
     }
 }
 
+impl TrustLimits {
+    /// The largest share of a second that a shard's thread may run: 90 %, on shared runners 98 %.
+    #[must_use]
+    pub fn busy_limit(&self) -> f64 {
+        self.shard_busy.unwrap_or(if self.is_ci() { 0.98 } else { 0.9 })
+    }
+
+    /// The largest share of the cores' time that may be taken in a second, and the share of seconds
+    /// that may exceed it: 1 % of each, on shared runners 10 %.
+    #[must_use]
+    pub fn steal_limits(&self) -> (f64, f64) {
+        let profile = if self.is_ci() { 0.1 } else { 0.01 };
+        (self.steal.unwrap_or(profile), self.steal_seconds.unwrap_or(profile))
+    }
+}
+
 /// Judges every hold.
 #[must_use]
 pub fn judge(raw: &Raw, manifest: &Manifest) -> Vec<Reason> {
@@ -97,6 +123,8 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Vec<Reason> {
         let hold = Hold { raw, manifest, step: step.step, place };
         hold.send_lag(phase.from_s, phase.to_s, &mut reasons);
         hold.loop_gap(&mut reasons);
+        hold.shard_busy(&mut reasons);
+        hold.steal(phase.from_s, phase.to_s, &mut reasons);
         hold.arrivals(&mut reasons);
         hold.losses(&mut reasons);
         hold.coverage(phase.from_s, phase.to_s, &mut reasons);
@@ -117,19 +145,50 @@ impl Hold<'_> {
     }
 
     fn push(&self, reasons: &mut Vec<Reason>, reason: &str, measured: String, limit: String, advice: &str) {
-        reasons.push(Reason {
-            reason: reason.to_owned(),
-            measured,
-            limit,
-            place: self.place.clone(),
-            advice: advice.to_owned(),
-        });
+        self.push_at(reasons, "", reason, measured, limit, advice);
+    }
+
+    /// `who` names what of the step it was: an agent, a shard, a second.
+    fn push_at(
+        &self,
+        reasons: &mut Vec<Reason>,
+        who: &str,
+        reason: &str,
+        measured: String,
+        limit: String,
+        advice: &str,
+    ) {
+        let place = if who.is_empty() { self.place.clone() } else { format!("{}, {who}", self.place) };
+        let (reason, advice) = (reason.to_owned(), advice.to_owned());
+        reasons.push(Reason { reason, measured, limit, place, advice });
+    }
+
+    /// Rows of a counter in this hold: second from the origin, agent, label, value.
+    fn rows(&self, counter: &str) -> impl Iterator<Item = (i64, &str, &str, u64)> {
+        let origin = self.manifest.origin_unix_s;
+        self.raw
+            .timeline
+            .iter()
+            .filter(move |((_, s, p, _, _, c, _), _)| (*s, *p) == (self.step, Phase::Hold) && c == counter)
+            .map(move |((second, _, _, _, agent, _, label), n)| {
+                (second - origin, agent.as_str(), label.as_str(), *n)
+            })
+    }
+
+    /// The agents that a counter names, with their sums.
+    fn by_agent(&self, counter: &str) -> String {
+        let mut sums = std::collections::BTreeMap::<&str, u64>::new();
+        for (_, agent, _, n) in self.rows(counter) {
+            *sums.entry(agent).or_default() += n;
+        }
+        let all: Vec<String> = sums.iter().map(|(agent, n)| format!("agent {agent}: {n}")).collect();
+        all.join(", ")
     }
 
     fn send_lag(&self, from_s: f64, to_s: f64, reasons: &mut Vec<Reason>) {
         let limit = self.manifest.trust.lag_limit_s(self.manifest);
         let origin = self.manifest.origin_unix_s;
-        let (mut late, mut worst) = (0u64, 0f64);
+        let (mut late, mut worst, mut worst_at) = (0u64, 0f64, 0);
         let seconds = (to_s - from_s).max(1.0) as i64;
         for second in origin + from_s as i64..origin + to_s as i64 {
             let mut sum = crate::histogram::Histogram::new();
@@ -147,35 +206,104 @@ impl Hold<'_> {
             }
             if let Percentile::Value(us) = sum.at_rank(Quantile(990_000_000), 0) {
                 let lag = us as f64 / 1e6;
-                worst = worst.max(lag);
+                if lag > worst {
+                    (worst, worst_at) = (lag, second - origin);
+                }
                 late += u64::from(lag > limit);
             }
         }
         let share = self.manifest.trust.send_lag_seconds.unwrap_or(0.01);
         // A single second is more than one in a hundred of a short hold: what counts is that it stands out.
         if late as f64 > (seconds as f64 * share).floor().max(0.0) && late > 0 {
-            self.push(
+            self.push_at(
                 reasons,
+                &format!("second {worst_at}"),
                 "send_lag",
                 format!("p99 above the limit in {late} of {seconds} seconds, at worst {:.1} ms", worst * 1e3),
                 format!("{:.1} ms, in at most {:.1} % of the seconds", limit * 1e3, share * 100.0),
-                "the engine itself was late: free a core for it, lower the rate, or use more agents",
+                "the engine itself was late: keep cores free for it (taskset -c), give it real-time priority \
+                 (adsum agent --realtime auto), lower the rate, or use more agents",
             );
         }
     }
 
     fn loop_gap(&self, reasons: &mut Vec<Reason>) {
-        let gaps = self.total("loop_gap");
-        let longest = self.total("loop_gap_ms") as f64 / 1e3;
         let limit = self.manifest.trust.gap_limit_s();
-        if gaps > 0 && longest >= limit {
-            self.push(
-                reasons,
-                "loop_gap",
-                format!("{gaps} gaps, together {longest:.3} s"),
-                format!("none of {:.0} ms or more", limit * 1e3),
-                "the engine did not run for that long: something stopped it, or took its core away",
-            );
+        // Gaps of a second are added up, so this is the longest one, or a little more.
+        let Some((t_s, agent, shard, ms)) = self.rows("loop_gap_ms").max_by_key(|row| row.3) else { return };
+        let longest = ms as f64 / 1e3;
+        if longest < limit {
+            return;
+        }
+        let gaps = self.total("loop_gap");
+        self.push_at(
+            reasons,
+            &format!("second {t_s}, {}", whose(agent, shard)),
+            "loop_gap",
+            format!("{gaps} gaps, the longest {longest:.3} s"),
+            format!("none of {:.0} ms or more", limit * 1e3),
+            "the engine did not run for that long: something stopped it or took its core away; keep cores \
+             free for it (taskset -c), give it real-time priority (adsum agent --realtime auto), and look at \
+             adsum selftest --quick",
+        );
+    }
+
+    fn shard_busy(&self, reasons: &mut Vec<Reason>) {
+        let limit = self.manifest.trust.busy_limit();
+        let Some(busiest) = headroom::busiest(self.raw, self.manifest, self.step, limit) else { return };
+        if busiest.above == 0 {
+            return;
+        }
+        self.push_at(
+            reasons,
+            &format!("second {}, {}", busiest.t_s, whose(&busiest.agent, &busiest.shard)),
+            "shard_busy",
+            format!(
+                "{} of {} seconds of shards above the limit, at worst {:.0} % of a core",
+                busiest.above,
+                busiest.of,
+                busiest.ratio * 100.0
+            ),
+            format!("{:.0} % of a core in any second", limit * 100.0),
+            "messages waited for the engine: use more threads (--shards) or more agents (--agents, or further \
+             hosts with adsum agent), or lower the rate",
+        );
+    }
+
+    /// The limits hold for each agent's host by itself.
+    fn steal(&self, from_s: f64, to_s: f64, reasons: &mut Vec<Reason>) {
+        let (limit, share) = self.manifest.trust.steal_limits();
+        let seconds = (to_s - from_s).max(1.0) as i64;
+        for agent in &self.manifest.agents {
+            let cores = f64::from(agent.cores.max(1));
+            let mut above = 0u64;
+            let mut worst = (0f64, 0i64);
+            for (t_s, _, _, us) in self.rows("steal_us").filter(|row| row.1 == agent.name) {
+                let taken = us as f64 / 1e6 / cores;
+                above += u64::from(taken > limit);
+                if taken > worst.0 {
+                    worst = (taken, t_s);
+                }
+            }
+            if above as f64 > (seconds as f64 * share).floor() {
+                self.push_at(
+                    reasons,
+                    &format!("second {}, agent {}", worst.1, agent.name),
+                    "steal",
+                    format!(
+                        "above the limit in {above} of {seconds} seconds, at worst {:.1} % of {} cores",
+                        worst.0 * 100.0,
+                        agent.cores.max(1)
+                    ),
+                    format!(
+                        "{} of the cores' time, in at most {} of the seconds",
+                        percent(limit),
+                        percent(share)
+                    ),
+                    "the hypervisor gave this host's cores to others: use a host with cores of its own \
+                     (dedicated vCPUs); vmstat 1 shows it in the column st",
+                );
+            }
         }
     }
 
@@ -192,14 +320,21 @@ impl Hold<'_> {
             );
         }
         let limit = self.manifest.trust.sent_ratio.unwrap_or(0.99);
-        let sent = 1.0 - not_started as f64 / offered as f64;
-        if sent < limit && pair == 0 && publication == 0 {
-            self.push(
+        // What waited for the pool, or for a user, was not the engine's to start.
+        let ours = not_started.saturating_sub(pair + publication);
+        let sent = 1.0 - ours as f64 / offered as f64;
+        if sent < limit {
+            self.push_at(
                 reasons,
+                &self.by_agent("not_started"),
                 "not_started",
-                format!("{:.2} % of the arrivals were sent", sent * 100.0),
+                format!(
+                    "{ours} of {offered} arrivals were never sent and the engine is the cause: {:.2} % sent",
+                    sent * 100.0
+                ),
                 format!("{:.0} %", limit * 100.0),
-                "the engine could not start them in time: lower the rate, raise a ceiling, or use more agents",
+                "the engine could not start them in time: lower the rate, raise a ceiling (safety.max_rate, \
+                 adsum agent --max-rate), or use more agents",
             );
         }
         let limit = self.manifest.trust.waited_pair_ratio.unwrap_or(0.01);
@@ -212,7 +347,8 @@ impl Hold<'_> {
                     pair as f64 / offered as f64 * 100.0
                 ),
                 format!("{:.0} %", limit * 100.0),
-                "a run needs at least as many pairs as rate times the slowest workflow: give more users",
+                "a run needs at least as many pairs as rate times the slowest workflow: give more users \
+                 (--users, users.count)",
             );
         }
     }
@@ -221,15 +357,31 @@ impl Hold<'_> {
         let advice = [
             (
                 "rx_dropped",
-                "datagrams were lost in this host's receive buffer: raise net.core.rmem_max, or use more agents",
+                "datagrams were lost in this host's receive buffer: sysctl -w net.core.rmem_max=8388608, or use \
+                 more threads (--shards) or agents (--agents)",
             ),
-            ("overflow", "latencies beyond an hour do not fit the histograms"),
-            ("clock_step", "the wall clock jumped: stop whatever sets it during a run"),
+            ("overflow", "latencies beyond an hour do not fit the histograms: shorten workload.deadline"),
+            (
+                "clock_step",
+                "the wall clock jumped: stop whatever sets it during a run (timedatectl set-ntp false), or let \
+                 it slew (chronyd without makestep)",
+            ),
+            (
+                "out_of_files",
+                "connections were not made for want of file descriptors: raise the hard limit (ulimit -Hn \
+                 1048576 as root, LimitNOFILE=1048576 in a unit), or use more agents",
+            ),
+            (
+                "out_of_ports",
+                "connections were not made for want of local ports: give more addresses with pool.source, or \
+                 sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"",
+            ),
         ];
         for (counter, advice) in advice {
             let n = self.total(counter);
             if n > 0 {
-                self.push(reasons, counter, n.to_string(), "0".to_owned(), advice);
+                let who = self.by_agent(counter);
+                self.push_at(reasons, &who, counter, n.to_string(), "0".to_owned(), advice);
             }
         }
     }
@@ -254,9 +406,18 @@ impl Hold<'_> {
                     "lost_interval",
                     format!("agent {} delivered {got} of {wanted} seconds", agent.name),
                     "all".to_owned(),
-                    "an agent was lost or stopped: its part of the load and of the results is missing",
+                    "an agent was lost or stopped: its part of the load and of the results is missing; look \
+                     at its log, and whether the host ended it (dmesg, journalctl)",
                 );
             }
         }
     }
+}
+
+fn whose(agent: &str, shard: &str) -> String {
+    if shard.is_empty() { format!("agent {agent}") } else { format!("{shard} of agent {agent}") }
+}
+
+fn percent(ratio: f64) -> String {
+    format!("{} %", (ratio * 1e5).round() / 1e3)
 }

@@ -48,10 +48,17 @@ impl StampClock {
     /// received later than now.
     #[inline]
     pub fn at(&mut self, stamp_unix_ns: u64, now: Time) -> Time {
+        self.look(now);
+        Time((stamp_unix_ns as i64 - self.offset).max(0) as u64).min(now)
+    }
+
+    /// Samples the offset again if it is old: also when nothing is received, so
+    /// that no step of the wall clock goes unseen.
+    #[inline]
+    pub fn look(&mut self, now: Time) {
         if now.since(self.sampled) > OFFSET_LIFE || self.sampled == Time(0) {
             self.sample(now);
         }
-        Time((stamp_unix_ns as i64 - self.offset).max(0) as u64).min(now)
     }
 
     /// Two readings of the monotonic clock around one of the wall clock; the
@@ -67,10 +74,15 @@ impl StampClock {
                 best = (after - before, wall as i64 - middle as i64);
             }
         }
-        if self.sampled != Time(0) && (best.1 - self.offset).abs() > STEP {
+        self.sampled_as(best.1, now);
+    }
+
+    /// Both clocks run at the same, disciplined rate: a difference that changes is a step.
+    fn sampled_as(&mut self, offset: i64, now: Time) {
+        if self.sampled != Time(0) && (offset - self.offset).abs() > STEP {
             self.steps += 1;
         }
-        self.offset = best.1;
+        self.offset = offset;
         self.sampled = now;
     }
 
@@ -92,5 +104,27 @@ mod tests {
         let at = clock.at(stamp, now);
         assert!(at <= now && now.since(at) < 50_000_000, "{at:?} {now:?}");
         assert_eq!(clock.at(stamp + 3_600_000_000_000, now), now);
+    }
+
+    #[test]
+    fn each_step_of_the_wall_clock_is_counted_once_and_slewing_never() {
+        let mut clock = StampClock::default();
+        let mut now = Time(1_000_000_000);
+        let mut offset = 1_795_000_000_000_000_000;
+        clock.sampled_as(offset, now);
+        // Half a millisecond a second, as fast as adjtime(3) slews, sampled ten times a second.
+        for _ in 0..100 {
+            now = now + 100_000_000;
+            offset += 50_000;
+            clock.sampled_as(offset, now);
+        }
+        assert_eq!(clock.take_steps(), 0);
+        for jump in [2_000_000, -2_000_000, 3_600_000_000_000] {
+            now = now + 100_000_000;
+            offset += jump;
+            clock.sampled_as(offset, now);
+            clock.sampled_as(offset, now);
+        }
+        assert_eq!((clock.take_steps(), clock.take_steps()), (3, 0));
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use adsum_presence::host::{Class, FlowError};
 use adsum_sip::Time;
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, TimestampingFlag, recvmsg, send, setsockopt, sockopt};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -164,7 +165,7 @@ impl Connection {
         };
         match socket.connect(&target.into()) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
             Err(error) => return Err(wrong(error)),
         }
         Ok(Connection {
@@ -296,7 +297,7 @@ impl Connection {
         if self.unsent.is_empty() {
             match send(self.socket.as_raw_fd(), bytes, SEND) {
                 Ok(n) => rest = &bytes[n..],
-                Err(nix::errno::Errno::EAGAIN) => {}
+                Err(Errno::EAGAIN) => {}
                 Err(_) => return Written::Broken,
             }
         }
@@ -309,7 +310,7 @@ impl Connection {
         while self.taken < self.unsent.len() {
             match send(self.socket.as_raw_fd(), &self.unsent[self.taken..], SEND) {
                 Ok(n) => self.taken += n,
-                Err(nix::errno::Errno::EAGAIN) => return Written::Blocked,
+                Err(Errno::EAGAIN) => return Written::Blocked,
                 Err(_) => return Written::Broken,
             }
         }
@@ -404,7 +405,7 @@ impl Connection {
                 }
                 Ok((Some(message.bytes), stamp.filter(|stamp| *stamp > 0)))
             }
-            Err(nix::errno::Errno::EAGAIN) => Ok((None, None)),
+            Err(Errno::EAGAIN) => Ok((None, None)),
             Err(error) => Err(closed_error(&io::Error::from(error).to_string())),
         }
     }
@@ -455,7 +456,13 @@ fn stamp_received(socket: &Socket) -> io::Result<()> {
 /// A broken connection is an error, not a signal.
 const SEND: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
+/// The code of a connection for which this process had no file descriptor.
+pub const OUT_OF_FILES: &str = "generator:out_of_files";
+/// The code of a connection for which this host had no local port.
+pub const OUT_OF_PORTS: &str = "generator:out_of_ports";
+
 fn connect_error(target: SocketAddr, error: &io::Error) -> FlowError {
+    let mut code = "transport:connect";
     let (class, diagnosis) = match error.kind() {
         io::ErrorKind::ConnectionRefused => (
             Class::Configuration,
@@ -465,18 +472,23 @@ fn connect_error(target: SocketAddr, error: &io::Error) -> FlowError {
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             (Class::Network, "there is no route to it from here")
         }
-        io::ErrorKind::AddrNotAvailable => (
-            Class::Generator,
-            "no local port is free: give more addresses with `source`, or widen net.ipv4.ip_local_port_range",
-        ),
-        _ if error.raw_os_error() == Some(24) => {
-            (Class::Generator, "too many open files: raise the limit (ulimit -n), or use more agents")
+        io::ErrorKind::AddrNotAvailable => {
+            code = OUT_OF_PORTS;
+            (
+                Class::Generator,
+                "no local port is free: give more addresses with `source`, or widen the range \
+                 (sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\")",
+            )
+        }
+        _ if [Errno::EMFILE, Errno::ENFILE].iter().any(|e| error.raw_os_error() == Some(*e as i32)) => {
+            code = OUT_OF_FILES;
+            (Class::Generator, "too many open files: raise the limit (ulimit -Hn), or use more agents")
         }
         _ => (Class::Network, "look at the network between this host and the pool"),
     };
     FlowError {
         class,
-        code: "transport:connect",
+        code,
         reason: format!("cannot connect to {target}: {error}"),
         diagnosis: diagnosis.to_owned(),
     }

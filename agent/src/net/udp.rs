@@ -20,7 +20,7 @@ use super::clock::StampClock;
 
 /// Wanted for both directions of each socket: a burst of some thousand
 /// datagrams must wait in the kernel, not be lost there.
-const BUFFER: usize = 8 * 1024 * 1024;
+pub const BUFFER: usize = 8 * 1024 * 1024;
 
 /// One datagram that was received.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,8 @@ pub struct UdpPort {
     control: Vec<u8>,
     /// Last reading of each socket's drop counter.
     dropped: [u32; 2],
+    /// By which the kernel's table names the sockets.
+    inodes: [u64; 2],
     lost: u64,
     granted: usize,
 }
@@ -69,6 +71,7 @@ impl UdpPort {
         let twin = socket(domain)?;
         twin.bind(&local.into())?;
         let granted = connected.recv_buffer_size()?;
+        let inodes = [inode(&connected)?, inode(&twin)?];
         Ok(UdpPort {
             connected: super::watch(connected)?,
             twin: super::watch(twin)?,
@@ -76,6 +79,7 @@ impl UdpPort {
             local,
             control: nix::cmsg_space!(nix::sys::time::TimeSpec, u32),
             dropped: [0; 2],
+            inodes,
             lost: 0,
             granted,
         })
@@ -149,8 +153,7 @@ impl UdpPort {
                 Ok(Err(error)) => return Err(error),
                 Ok(Ok((len, from, stamp, dropped))) => {
                     if let Some(dropped) = dropped {
-                        let last = std::mem::replace(&mut self.dropped[usize::from(twin)], dropped);
-                        self.lost += u64::from(dropped.wrapping_sub(last));
+                        self.counted(usize::from(twin), dropped);
                     }
                     return Ok(Some(Received {
                         len,
@@ -164,10 +167,63 @@ impl UdpPort {
         Ok(None)
     }
 
+    /// A reading of a socket's drop counter. A datagram carries the one of the
+    /// instant at which it was queued, which may be older than what is known.
+    fn counted(&mut self, socket: usize, dropped: u32) {
+        let more = dropped.wrapping_sub(self.dropped[socket]);
+        if more < u32::MAX / 2 {
+            self.dropped[socket] = dropped;
+            self.lost += u64::from(more);
+        }
+    }
+
+    /// Reads the drop counters from the kernel's tables. Datagrams carry them,
+    /// too, but only those that are queued after a loss: what a flood drops at
+    /// its end would never be heard of.
+    pub fn look_again(&mut self, tables: &DropTables) {
+        let table = if self.local.is_ipv4() { &tables.v4 } else { &tables.v6 };
+        for socket in 0..2 {
+            if let Some(dropped) = drops_in(table, self.local.port(), self.inodes[socket]) {
+                self.counted(socket, dropped);
+            }
+        }
+    }
+
     /// Datagrams that the kernel dropped for want of buffer, since the last call.
     pub fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }
+}
+
+/// The kernel's tables of UDP sockets. Reading them takes about 0.1 ms.
+#[derive(Debug)]
+pub struct DropTables {
+    v4: String,
+    v6: String,
+}
+
+impl DropTables {
+    /// Reads them; one that cannot be read is empty.
+    #[must_use]
+    pub fn read() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        DropTables { v4: read("/proc/thread-self/net/udp"), v6: read("/proc/thread-self/net/udp6") }
+    }
+}
+
+/// The last column of the row with this local port and inode (proc(5), `/proc/net/udp`).
+fn drops_in(table: &str, port: u16, inode: u64) -> Option<u32> {
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (_, local_port) = fields.nth(1)?.rsplit_once(':')?;
+        let found =
+            u16::from_str_radix(local_port, 16).ok()? == port && fields.nth(7)?.parse::<u64>().ok()? == inode;
+        if found { fields.nth(2)?.parse().ok() } else { None }
+    })
+}
+
+fn inode(socket: &Socket) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(socket)?.st_ino)
 }
 
 /// A guard if the reactor saw readiness that nobody has used up yet.
@@ -207,6 +263,15 @@ fn receive_one(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> io::Re
     Ok((message.bytes, from, stamp, dropped))
 }
 
+/// Bytes of receive and of send buffer that a socket gets here (the kernel doubles them for its overhead).
+///
+/// # Errors
+/// Those of the system calls.
+pub fn granted(address: SocketAddr) -> io::Result<[usize; 2]> {
+    let socket = socket(Domain::for_address(address))?;
+    Ok([socket.recv_buffer_size()?, socket.send_buffer_size()?])
+}
+
 fn socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
@@ -221,4 +286,67 @@ fn socket(domain: Domain) -> io::Result<Socket> {
     setsockopt(&socket.as_fd(), sockopt::ReceiveTimestampns, &true)?;
     setsockopt(&socket.as_fd(), sockopt::RxqOvfl, &1)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::clock;
+
+    #[test]
+    fn a_socket_is_found_by_port_and_inode() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+             4057: 0100007F:13C4 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 397123 2 00000000fd5b8a78 7\n\
+             4057: 0100007F:13C4 0100007F:13C5 01 00000000:00000000 00:00000000 00000000     0        0 397124 2 00000000fd5b8a79 4294967295\n\
+             cut short";
+        assert_eq!(drops_in(table, 5060, 397_123), Some(7));
+        assert_eq!(drops_in(table, 5060, 397_124), Some(u32::MAX));
+        assert_eq!((drops_in(table, 5061, 397_124), drops_in(table, 5060, 1)), (None, None));
+        assert_eq!(drops_in("", 5060, 1), None);
+    }
+
+    /// `InErrors`-like figures are of the whole host; the row of the socket is ours alone.
+    fn dropped_by_the_kernels_word(port: u16) -> u64 {
+        let table = std::fs::read_to_string("/proc/self/net/udp").unwrap();
+        let port = format!(":{port:04X}");
+        table
+            .lines()
+            .filter(|line| line.split_ascii_whitespace().nth(1).is_some_and(|local| local.ends_with(&port)))
+            .map(|line| line.split_ascii_whitespace().last().unwrap().parse::<u64>().unwrap())
+            .sum()
+    }
+
+    #[test]
+    fn drops_are_counted_once_though_no_datagram_follows_them() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let pool = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let mut port =
+                UdpPort::new(Some("127.0.0.1".parse().unwrap()), pool.local_addr().unwrap()).unwrap();
+            for socket in [&port.connected, &port.twin] {
+                socket.get_ref().set_recv_buffer_size(8 * 1024).unwrap();
+            }
+            // Both sockets overflow: what the target sends, and what others send.
+            for round in 1..=3u64 {
+                for socket in [&pool, &stranger] {
+                    for _ in 0..200 {
+                        socket.send_to(&[b'x'; 500], port.local()).unwrap();
+                    }
+                }
+                if round == 2 {
+                    // The queued ones are read before the table is: they carry what is known or older.
+                    let (mut buffer, mut stamps) = ([0u8; 2048], StampClock::default());
+                    tokio::task::yield_now().await;
+                    while port.receive(&mut buffer, &mut stamps, clock::now()).unwrap().is_some() {}
+                }
+                port.look_again(&DropTables::read());
+                assert_eq!(port.lost, dropped_by_the_kernels_word(port.local.port()), "round {round}");
+                assert!(port.lost > 100 * round, "{}", port.lost);
+            }
+            let all = port.take_lost();
+            port.look_again(&DropTables::read());
+            assert_eq!((port.take_lost(), all > 0), (0, true));
+        });
+    }
 }

@@ -13,7 +13,7 @@ use adsum_sip::time::SECOND;
 use super::{Core, io, stages};
 use crate::net::clock;
 use crate::net::poll::{Poller, Ready};
-use crate::net::stream::{Buffers, Connection, Dial, StampKeeper, Written};
+use crate::net::stream::{Buffers, Connection, Dial, OUT_OF_FILES, OUT_OF_PORTS, StampKeeper, Written};
 
 /// A connection that is not there after this long is given up.
 const CONNECT_LIMIT: u64 = 32 * SECOND;
@@ -280,11 +280,23 @@ impl Core {
         let Some(line) = self.io.lines.get_mut(flow as usize) else { return };
         line.connection = None;
         line.generation = line.generation.wrapping_add(1);
+        let ours = match error.code {
+            OUT_OF_FILES => Some("out_of_files"),
+            OUT_OF_PORTS => Some("out_of_ports"),
+            _ => None,
+        };
+        if let Some(counter) = ours {
+            self.io.recorder.name(now, self.io.stage, counter, "", 1);
+        }
         if let Some(attempt) = line.attempt.take() {
             let resting = self.io.failover.resting(now);
-            // A connection that was open says nothing about a new one.
-            let next =
-                if connected { None } else { self.io.failover.failed(attempt, Trouble::Transport, now) };
+            // A connection that was open says nothing about a new one, and what this host lacks
+            // nothing about the target.
+            let next = if connected || ours.is_some() {
+                None
+            } else {
+                self.io.failover.failed(attempt, Trouble::Transport, now)
+            };
             if self.io.failover.resting(now) > resting && self.io.failover.len() > 1 {
                 self.io.recorder.name(now, self.io.stage, "failover", "", 1);
             }

@@ -28,8 +28,9 @@ use crate::ceiling::Ceiling;
 use crate::failures::FailureRow;
 use crate::net::allow::Allow;
 use crate::net::clock::{self, StampClock};
-use crate::net::udp::UdpPort;
+use crate::net::udp::{DropTables, UdpPort};
 use crate::pace::{Arrivals, Ownership, Schedule, Step};
+use crate::realtime::Realtime;
 use crate::recorder::{Recorder, Second};
 
 pub use io::Watcher;
@@ -42,6 +43,9 @@ const MAX_WAITING: usize = 65_536;
 const MAX_UDP_TARGETS: usize = 8;
 /// Longest time that a turn may follow its wake-up; more is a gap and counted.
 const GAP: u64 = 250_000_000;
+/// Per cent of a second that a shard's thread may run before the second counts as busy: from there
+/// on queues grow that no figure of the pool's explains.
+const BUSY_PERCENT: u64 = 90;
 /// The loop wakes at least this often, so that a gap is seen when it happens.
 const HEARTBEAT: u64 = 50_000_000;
 
@@ -90,6 +94,8 @@ pub struct ShardPlan {
     pub offset_ns: i64,
     /// Where to write messages as text.
     pub trace: Option<PathBuf>,
+    /// Real-time priority from readiness on, where it is allowed.
+    pub realtime: bool,
 }
 
 /// What a shard is told.
@@ -210,7 +216,11 @@ pub(crate) struct Core {
     quantum: u64,
     /// The second that is recorded now.
     second: i64,
+    /// The thread's name: the label of what is counted for each shard.
+    label: String,
     cpu_us: u64,
+    cpu_read: Time,
+    realtime: Realtime,
     server: String,
     /// Messages with and without a receive stamp of the kernel.
     stamped: [u64; 2],
@@ -221,7 +231,7 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(plan: ShardPlan) -> Result<Self, ShardError> {
+    pub(crate) fn new(plan: ShardPlan, label: &str) -> Result<Self, ShardError> {
         let now = clock::now();
         let first = *plan.targets.first().ok_or(ShardError::NoTarget)?;
         let targets: Vec<SocketAddr> =
@@ -325,7 +335,10 @@ impl Core {
             held_until: Time(0),
             quantum: plan.quantum_ns,
             second,
+            label: label.to_owned(),
             cpu_us: clock::thread_cpu_us(),
+            cpu_read: now,
+            realtime: Realtime::new(plan.realtime),
             server: String::new(),
             stamped: [0; 2],
             buffer: vec![0; 64 * 1024],
@@ -346,8 +359,12 @@ impl Core {
         self.io.now = now;
         if woken_for != Time::NEVER && now.since(woken_for) >= GAP {
             let stage = self.io.stage;
-            self.io.recorder.name(now, stage, "loop_gap", "", 1);
-            self.io.recorder.name(now, stage, "loop_gap_ms", "", now.since(woken_for) / 1_000_000);
+            let ms = now.since(woken_for) / 1_000_000;
+            self.io.recorder.name(now, stage, "loop_gap", &self.label, 1);
+            self.io.recorder.name(now, stage, "loop_gap_ms", &self.label, ms);
+        }
+        if self.realtime.given_back(now) {
+            self.io.recorder.name(now, self.io.stage, "realtime_lost", &self.label, 1);
         }
         let refused = std::mem::take(&mut self.io.refused_flows);
         if refused != 0 && self.io.failover.len() > 1 {
@@ -500,12 +517,9 @@ impl Core {
         }
         let stage = self.io.stage;
         let within = self.io.recorder.end_of(self.second) - 1;
-        let cpu = clock::thread_cpu_us();
-        self.io.recorder.name(within, stage, "cpu_us", "", cpu - std::mem::replace(&mut self.cpu_us, cpu));
-        let lost: u64 = self.io.udp.iter_mut().map(UdpPort::take_lost).sum();
-        if lost > 0 {
-            self.io.recorder.name(within, stage, "rx_dropped", "", lost);
-        }
+        self.count_cpu(now, within, stage);
+        self.count_lost(within, stage);
+        self.stamps.look(now);
         let steps = self.stamps.take_steps();
         if steps > 0 {
             self.io.recorder.name(within, stage, "clock_step", "", steps);
@@ -522,6 +536,34 @@ impl Core {
         let failures = self.io.failures.take();
         self.events.push(Event::Seconds(closed, failures));
         self.events.push(Event::Status(self.status()));
+    }
+
+    fn count_cpu(&mut self, now: Time, within: Time, stage: Stage) {
+        let cpu = clock::thread_cpu_us();
+        let used = cpu - std::mem::replace(&mut self.cpu_us, cpu);
+        self.io.recorder.name(within, stage, "cpu_us", &self.label, used);
+        // A loop that was held up closes several seconds at once.
+        let passed = now.since(std::mem::replace(&mut self.cpu_read, now)) / 1_000;
+        if used * 100 > passed * BUSY_PERCENT {
+            self.io.recorder.name(within, stage, "shard_busy", &self.label, 1);
+        }
+    }
+
+    /// Datagrams that the kernel dropped since it was asked last.
+    fn count_lost(&mut self, at: Time, stage: Stage) {
+        let lost: u64 = self.io.udp.iter_mut().map(UdpPort::take_lost).sum();
+        if lost > 0 {
+            self.io.recorder.name(at, stage, "rx_dropped", "", lost);
+        }
+    }
+
+    /// A stage ends: what the kernel dropped in it is asked for once more.
+    fn count_last_lost(&mut self, at: Time, stage: Stage) {
+        if !self.io.udp.is_empty() {
+            let tables = DropTables::read();
+            self.io.udp.iter_mut().for_each(|udp| udp.look_again(&tables));
+            self.count_lost(at, stage);
+        }
     }
 
     fn status(&self) -> Status {

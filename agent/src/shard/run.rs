@@ -48,6 +48,7 @@ pub fn spawn(
 ) -> Result<Shard, ShardError> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (made, is_made) = std::sync::mpsc::sync_channel(1);
+    let label = name.clone();
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
@@ -57,14 +58,13 @@ pub fn spawn(
                 Err(error) => return drop(made.send(Err(ShardError::Io("a runtime", error)))),
             };
             runtime.block_on(async move {
-                let parts = Core::new(plan)
+                let parts = Core::new(plan, &label)
                     .and_then(|core| Ok((core, Timer::new().map_err(|e| ShardError::Io("a timer", e))?)));
                 match parts {
                     Ok((mut core, timer)) => {
                         core.io.watcher = watcher();
-                        let priority = crate::host::priority();
                         drop(made.send(Ok(())));
-                        run(core, timer, inbox, (index, events), priority).await;
+                        run(core, timer, inbox, (index, events)).await;
                     }
                     Err(error) => drop(made.send(Err(error))),
                 }
@@ -83,7 +83,6 @@ async fn run(
     mut timer: Timer,
     mut commands: mpsc::Receiver<Command>,
     (index, events): (usize, mpsc::Sender<(usize, Event)>),
-    priority: String,
 ) {
     let mut unsent: VecDeque<Event> = VecDeque::new();
     let mut open = true;
@@ -91,7 +90,7 @@ async fn run(
     // messages at a time. The kernel's stamps keep the latencies exact.
     let watching = !core.has_quantum();
     loop {
-        unsent.extend(core.events.drain(..).map(|event| with_priority(event, &priority)));
+        unsent.extend(core.events.drain(..));
         while let Some(event) = unsent.pop_front() {
             let last = matches!(event, Event::Done { .. });
             match events.try_send((index, event)) {
@@ -142,15 +141,5 @@ async fn run(
                 core.turn(Time::NEVER);
             }
         }
-    }
-}
-
-fn with_priority(event: Event, priority: &str) -> Event {
-    match event {
-        Event::Ready(mut facts) => {
-            facts.priority = priority.to_owned();
-            Event::Ready(facts)
-        }
-        other => other,
     }
 }

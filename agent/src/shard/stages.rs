@@ -210,12 +210,14 @@ impl Core {
 
     fn ready(&mut self) {
         self.state = State::Ready;
+        // Signing on may keep a core busy for long, and nobody measures it.
+        let priority = self.realtime.claim(self.io.now);
         self.events.push(Event::Ready(ReadyFacts {
             status: self.status(),
             rejected: self.population.tally().rejected,
             server: self.server.clone(),
             kernel_stamps: self.stamped[0] > self.stamped[1],
-            priority: String::new(),
+            priority,
         }));
     }
 
@@ -245,6 +247,7 @@ impl Core {
 
     fn set_stage(&mut self, stage: Stage) {
         if self.io.stage != stage {
+            self.count_last_lost(self.io.now, self.io.stage);
             self.io.stage = stage;
             self.population.set_stage(stage);
         }
@@ -334,6 +337,7 @@ impl Core {
 
     fn done(&mut self, interrupted: bool, reason: &str) {
         self.state = State::Done;
+        self.count_last_lost(self.io.now, self.io.stage);
         let closed = self.io.recorder.close(i64::MAX);
         let failures = self.io.failures.take();
         self.events.push(Event::Seconds(closed, failures));

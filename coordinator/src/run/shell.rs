@@ -289,6 +289,9 @@ fn manifest(setup: &Setup, origin_s: i64) -> Manifest {
             loop_gap_s: ppb(trust.loop_gap_ns),
             sent_ratio: ppb(trust.sent_ppb),
             waited_pair_ratio: ppb(trust.waited_pair_ppb),
+            shard_busy: ppb(trust.shard_busy_ppb),
+            steal: ppb(trust.steal_ppb),
+            steal_seconds: ppb(trust.steal_seconds_ppb),
         },
         percentiles: s.report.percentiles_ppb.iter().map(|p| *p as f64 / 1e9).collect(),
         ..Manifest::default()

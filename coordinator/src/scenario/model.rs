@@ -355,6 +355,16 @@ pub struct Trust {
     pub sent_ppb: Option<u64>,
     /// Largest share of arrivals that may wait for a free pair.
     pub waited_pair_ppb: Option<u64>,
+    // What is not given is in no hash: scenarios keep theirs when limits are added.
+    /// Largest share of a second that a shard's thread may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard_busy_ppb: Option<u64>,
+    /// Largest share of the cores' time that the hypervisor may take in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steal_ppb: Option<u64>,
+    /// Share of a hold's seconds that may exceed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steal_seconds_ppb: Option<u64>,
 }
 
 /// `[safety]`.

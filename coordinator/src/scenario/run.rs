@@ -176,6 +176,9 @@ pub(super) fn trust(cx: &mut Cx<'_>, root: &mut Section<'_, '_>) -> Trust {
         loop_gap_ns: None,
         sent_ppb: None,
         waited_pair_ppb: None,
+        shard_busy_ppb: None,
+        steal_ppb: None,
+        steal_seconds_ppb: None,
     };
     let Some(mut section) = root.section(cx, "trust") else { return trust };
     if let Some(profile) = section.choice(cx, "profile", Profile::WORDS) {
@@ -187,6 +190,9 @@ pub(super) fn trust(cx: &mut Cx<'_>, root: &mut Section<'_, '_>) -> Trust {
     trust.loop_gap_ns = limit(section.duration(cx, "loop_gap", 1_000_000..=DAY_NS));
     trust.sent_ppb = limit(section.ratio(cx, "sent_ratio"));
     trust.waited_pair_ppb = limit(section.ratio(cx, "waited_pair_ratio"));
+    trust.shard_busy_ppb = limit(section.ratio(cx, "shard_busy"));
+    trust.steal_ppb = limit(section.ratio(cx, "steal"));
+    trust.steal_seconds_ppb = limit(section.ratio(cx, "steal_seconds"));
     section.later(cx, "negative_ratio");
     section.finish(cx);
     trust

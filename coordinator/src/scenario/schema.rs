@@ -287,6 +287,9 @@ struct Trust {
     loop_gap: Option<Duration>,
     sent_ratio: Option<Ratio>,
     waited_pair_ratio: Option<Ratio>,
+    shard_busy: Option<Ratio>,
+    steal: Option<Ratio>,
+    steal_seconds: Option<Ratio>,
 }
 
 #[derive(JsonSchema)]
