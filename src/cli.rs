@@ -42,6 +42,8 @@ pub enum Command {
         /// The word; without one, all of them
         word: Option<String>,
     },
+    /// What this host can do as a load generator, and what would make it fitter
+    Selftest(Selftest),
     /// Completions for a shell
     Completions {
         /// Which shell
@@ -56,6 +58,14 @@ pub enum Transport {
     Udp,
     Tcp,
     Tls,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Realtime {
+    /// Where this process may (CAP_SYS_NICE, RLIMIT_RTPRIO), once all is ready
+    Auto,
+    /// Never asked for
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -143,6 +153,9 @@ pub struct Run {
     /// Threads that make load on this host; 0: one a core
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub shards: u32,
+    /// Real-time priority for these threads; never beside the embedded pool, which needs the cores, too
+    #[arg(long, value_enum, default_value = "off")]
+    pub realtime: Realtime,
     /// Write all messages to a file, as text, secrets masked
     #[arg(long)]
     pub trace: Option<PathBuf>,
@@ -235,6 +248,9 @@ pub struct Agent {
     /// Threads that make load; one a core unless given
     #[arg(long, default_value_t = 0)]
     pub shards: u32,
+    /// Real-time priority for these threads
+    #[arg(long, value_enum, default_value = "auto")]
+    pub realtime: Realtime,
     /// CA of the coordinator's certificate, in PEM
     #[arg(long, requires_all = ["cert", "key"])]
     pub ca: Option<PathBuf>,
@@ -244,6 +260,30 @@ pub struct Agent {
     /// Its key
     #[arg(long)]
     pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SelftestFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Selftest {
+    /// Only look at the host: no load
+    #[arg(long)]
+    pub quick: bool,
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: SelftestFormat,
+    /// Threads that make load; one, unless given: the pool needs the other cores
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub shards: u32,
+    /// Real-time priority for these threads
+    #[arg(long, value_enum, default_value = "auto")]
+    pub realtime: Realtime,
+    /// Keep the results of the runs in this folder
+    #[arg(long)]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use adsum_coordinator::control;
 use adsum_coordinator::scenario::quantity;
 use tokio::sync::watch;
 
-use crate::cli::{Agent, Coordinator};
+use crate::cli::{Agent, Coordinator, Realtime};
 use crate::exit;
 
 pub fn agent(args: &Agent) -> u8 {
@@ -28,7 +28,13 @@ fn options(args: &Agent) -> Result<AgentOptions, (u8, String)> {
         Some(text) => quantity::rate(text)
             .map_err(|e| (exit::USAGE, format!("--max-rate {text}: write a rate such as 600/s ({e:?})")))?,
     };
-    Ok(AgentOptions { allow: Some(allow), max_rate_mhz, shards: args.shards, trace: None })
+    Ok(AgentOptions {
+        allow: Some(allow),
+        max_rate_mhz,
+        shards: args.shards,
+        trace: None,
+        realtime: args.realtime == Realtime::Auto,
+    })
 }
 
 fn serve(args: &Agent, options: &AgentOptions) -> Result<(), (u8, String)> {

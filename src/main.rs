@@ -5,6 +5,7 @@ mod cli;
 mod fleet;
 mod pool;
 mod run;
+mod selftest;
 mod small;
 
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Scenario { command } => small::scenario(&command),
         Command::Certs { command } => small::certs(&command),
         Command::Explain { word } => small::explain(word.as_deref()),
+        Command::Selftest(args) => selftest::selftest(&args),
         Command::Completions { shell } => small::completions(shell),
         Command::Man => small::man(),
     };

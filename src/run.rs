@@ -19,7 +19,7 @@ use adsum_proto::v1;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
-use crate::cli::Run;
+use crate::cli::{Realtime, Run};
 use crate::exit;
 
 /// Bytes that may be on their way between coordinator and agent in one process.
@@ -120,14 +120,19 @@ fn conclude(outcome: &Outcome) -> u8 {
     outcome.exit_code
 }
 
-type Failed = (u8, String);
+pub type Failed = (u8, String);
 
-fn carry_out(args: &Run, loaded: Loaded) -> Result<Outcome, Failed> {
+/// Plans and executes a scenario on agents of this host, and writes the results.
+pub fn carry_out(args: &Run, loaded: Loaded) -> Result<Outcome, Failed> {
     let labels = labels(&args.labels)?;
     let run_id = ulid::Ulid::generate().to_string();
     let seed = args.seed.or(loaded.document.scenario.seed).unwrap_or_else(|| draw_seed(&run_id));
     let dir = directory(args, &loaded.document.scenario.name)?;
     let pool = embedded(&loaded, seed)?;
+    let realtime = args.realtime == Realtime::Auto && pool.is_none();
+    if args.realtime == Realtime::Auto && !realtime {
+        eprintln!("adsum: --realtime auto is off: the embedded pool runs on the same cores and would starve");
+    }
     let tls = loaded.document.scenario.pool.transport == scenario::Transport::Tls;
     let facts = RunFacts {
         run_id,
@@ -160,7 +165,7 @@ fn carry_out(args: &Run, loaded: Loaded) -> Result<Outcome, Failed> {
     let shown = Arc::new(Mutex::new(Shown::new(args.plain)));
     let outcome = runtime.block_on(async {
         let (fleet, mut events) = Fleet::new();
-        let _agents = Agents::start(args, &fleet)?;
+        let _agents = Agents::start(args, &fleet, realtime)?;
         let (stop, stopped) = watch::channel(StopLevel::Go);
         tokio::spawn(listen_to_signals(stop));
         let (bar, words) = (Arc::clone(&shown), Arc::clone(&shown));
@@ -200,11 +205,11 @@ struct Agents {
 }
 
 impl Agents {
-    fn start(args: &Run, fleet: &Fleet) -> Result<Agents, Failed> {
+    fn start(args: &Run, fleet: &Fleet, realtime: bool) -> Result<Agents, Failed> {
         if args.agents == 1 {
             return Ok(Agents {
                 children: Vec::new(),
-                _stop: Some(Self::in_process(args, fleet)?),
+                _stop: Some(Self::in_process(args, fleet, realtime)?),
                 folder: None,
             });
         }
@@ -238,6 +243,7 @@ impl Agents {
                     "--shards",
                     &shards.to_string(),
                 ])
+                .args(["--realtime", if realtime { "auto" } else { "off" }])
                 // What the scenario allows was written by the same person.
                 .args(["--allow", "0.0.0.0/0", "--allow", "::/0"])
                 .stdin(std::process::Stdio::null())
@@ -249,7 +255,7 @@ impl Agents {
     }
 
     /// One agent on a thread of its own, over the same contract in memory.
-    fn in_process(args: &Run, fleet: &Fleet) -> Result<watch::Sender<bool>, Failed> {
+    fn in_process(args: &Run, fleet: &Fleet, realtime: bool) -> Result<watch::Sender<bool>, Failed> {
         let (ours, theirs) = tokio::io::duplex(IN_MEMORY);
         let serving = fleet.clone();
         tokio::spawn(async move {
@@ -258,8 +264,12 @@ impl Agents {
             }
         });
         let (stop, stopped) = watch::channel(false);
-        let options =
-            AgentOptions { trace: args.trace.clone(), shards: args.shards, ..AgentOptions::default() };
+        let options = AgentOptions {
+            trace: args.trace.clone(),
+            shards: args.shards,
+            realtime,
+            ..AgentOptions::default()
+        };
         std::thread::Builder::new()
             .name("agent".to_owned())
             .spawn(move || {

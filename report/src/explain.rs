@@ -35,6 +35,7 @@ entries! {
         "offered" => "Arrivals that the schedule asked for, in the second of their intended instant.",
         "sent" => "Arrivals that were begun, in the second in which their first byte left.",
         "not_started" => "Arrivals that could not be begun within one deadline of their intended instant. offered = sent + not_started.",
+        "not_started_late" => "Those of them that the engine itself came to only after their deadline, or that a ceiling held back for so long; the others waited for the pool or for a user. As a reason (not_started): lower the rate, raise the ceiling, or use more agents.",
         "publish_ok" => "Publications that were answered with a 2xx.",
         "publish_failed" => "Publications that were refused or never answered.",
         "workflow_ok" => "Workflows whose notification was seen.",

@@ -308,8 +308,7 @@ impl Hold<'_> {
     }
 
     fn arrivals(&self, reasons: &mut Vec<Reason>) {
-        let (offered, not_started) = (self.total("offered"), self.total("not_started"));
-        let (pair, publication) = (self.total("waited_pair"), self.total("waited_publication"));
+        let (offered, pair) = (self.total("offered"), self.total("waited_pair"));
         if offered == 0 {
             return self.push(
                 reasons,
@@ -321,12 +320,12 @@ impl Hold<'_> {
         }
         let limit = self.manifest.trust.sent_ratio.unwrap_or(0.99);
         // What waited for the pool, or for a user, was not the engine's to start.
-        let ours = not_started.saturating_sub(pair + publication);
+        let ours = self.total("not_started_late");
         let sent = 1.0 - ours as f64 / offered as f64;
         if sent < limit {
             self.push_at(
                 reasons,
-                &self.by_agent("not_started"),
+                &self.by_agent("not_started_late"),
                 "not_started",
                 format!(
                     "{ours} of {offered} arrivals were never sent and the engine is the cause: {:.2} % sent",

@@ -363,6 +363,12 @@ impl Core {
             self.next_arrival = self.schedule.next();
             self.set_stage(arrival.stage);
             self.io.recorder.count(intended, arrival.stage, Counter::Offered, 1);
+            if now.since(intended) > self.plan.deadline {
+                // Nothing of the pool's lies between the schedule and here: the engine is the cause.
+                self.io.recorder.count(now, arrival.stage, Counter::NotStarted, 1);
+                self.io.recorder.name(now, arrival.stage, "not_started_late", "", 1);
+                continue;
+            }
             match self.plan.kind {
                 Kind::Held => self.population.publish(now, publisher, intended, arrival.stage, &mut self.io),
                 Kind::Workflow => self.arrive(now, publisher / 2, intended, arrival.stage),
