@@ -391,3 +391,78 @@ fn to_json(findings: &[Finding], measured: Option<&Measured>) -> Value {
         "meaning": meaning(findings, measured),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use adsum_report::manifest::PhaseInfo;
+    use adsum_report::raw::{Count, Interval, Series};
+
+    use super::*;
+
+    /// A rung of three seconds with a thousand publications in each, and these counts besides.
+    fn held(lag_us: u64, more: &[(&str, &str, u64)]) -> Rung {
+        let mut raw = Raw::default();
+        for second in 0..3 {
+            let of = |us: u64, metric, base| {
+                let mut histogram = Histogram::new();
+                assert!(histogram.record_n(us, 1_000).is_ok());
+                let (deltas, counts) = histogram.cells().unzip();
+                Series { step: 1, phase: Phase::Hold, metric, base, deltas, counts }
+            };
+            let count = |(counter, label, value): &(&str, &str, u64)| Count {
+                step: 1,
+                phase: Phase::Hold,
+                counter: (*counter).to_owned(),
+                label: (*label).to_owned(),
+                value: *value,
+            };
+            let base = [("offered", "", 1_000), ("sent", "", 1_000), ("cpu_us", "shard-0", 400_000)];
+            let more = if second == 1 { more } else { &[] };
+            let interval = Interval {
+                agent: "local".to_owned(),
+                site: "local".to_owned(),
+                number: second as u64,
+                second,
+                series: vec![
+                    of(lag_us, Metric::SendLag, Base::None),
+                    of(300, Metric::PublishToNotify, Base::Scheduled),
+                ],
+                counts: base.iter().chain(more).map(count).collect(),
+                ..Interval::default()
+            };
+            assert!(raw.absorb(&interval).is_ok());
+        }
+        let phases = vec![PhaseInfo { phase: Phase::Hold, from_s: 0.0, to_s: 3.0 }];
+        let step = StepInfo { step: 1, name: "rung-1000".to_owned(), phases, ..StepInfo::default() };
+        rung(&raw, &Manifest { steps: vec![step.clone()], ..Manifest::default() }, &step, 1_000)
+    }
+
+    #[test]
+    fn a_rung_counts_only_if_engine_and_pool_kept_up_with_it() {
+        let good = held(90, &[("waited_publication", "", 30)]);
+        assert_eq!((good.broken.as_str(), good.sent, good.lag_p99_us), ("", 3_000, Some(90)));
+        assert_eq!((good.notify_p50_us, good.busy), (Some(300), Some(0.4)));
+        for (lag_us, more, why) in [
+            (1_100, ("sent", "", 0), "send lag p99 1.10 ms"),
+            (90, ("rx_dropped", "", 7), "7 datagrams dropped"),
+            (90, ("not_started", "", 1), "1 publications not sent"),
+            (90, ("missed", "", 2), "2 notifications missed"),
+            (90, ("waited_publication", "", 31), "waited for the pool"),
+            (90, ("cpu_us", "shard-1", 950_000), "95 % busy"),
+        ] {
+            let found = held(lag_us, &[more]);
+            assert!(found.broken.contains(why), "{why}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_ceiling_lies_below_the_first_rung_that_broke() {
+        let rung = |rate, broken: &str| Rung { rate, broken: broken.to_owned(), ..Rung::default() };
+        let measured = |rungs| Measured { floor: Rung::default(), rungs, priority: String::new(), shards: 1 };
+        let some = measured(vec![rung(500, ""), rung(1_000, ""), rung(1_500, "late"), rung(2_000, "")]);
+        assert_eq!((some.ceiling().unwrap().rate, some.first_broken().unwrap().rate), (1_000, 1_500));
+        let none = measured(vec![rung(500, "late")]);
+        assert!(none.ceiling().is_none());
+        assert!(meaning(&[], Some(&none)).iter().any(|line| line.contains("not on time even at 500/s")));
+    }
+}
