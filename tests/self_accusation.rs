@@ -127,7 +127,7 @@ impl Run {
 
     /// Until the hold has run for `seconds`, by the program's own journal of intervals being there
     /// and the log-on of a few users, which takes less than three seconds.
-    fn into_the_hold(&self, seconds: u64) {
+    fn wait_for_hold(&self, seconds: u64) {
         let limit = Instant::now() + Duration::from_secs(20);
         while !self.out.join("run.journal").exists() {
             assert!(Instant::now() < limit, "the run has no journal");
@@ -260,7 +260,7 @@ fn a_stop_is_measured_and_what_could_not_be_sent_in_it_is_counted() {
         ..Scenario::held(&address)
     };
     let run = Run::start(dir.path(), &scenario, &["--shards", "1"]);
-    run.into_the_hold(1);
+    run.wait_for_hold(1);
     let stopped = run.stop_for(Duration::from_secs(3));
     let results = run.end();
     let (measured, place, advice) = results.accused("loop_gap");
@@ -286,7 +286,7 @@ fn short_stops_are_send_lag_and_no_gap() {
     let trust = "send_lag_p99 = \"50ms\"\nshard_busy = \"100%\"\nsteal = \"100%\"\n";
     let scenario = Scenario { trust, ..Scenario::held(&address) };
     let run = Run::start(dir.path(), &scenario, &[]);
-    run.into_the_hold(0);
+    run.wait_for_hold(0);
     let mut longest = 0f64;
     for _ in 0..8 {
         longest = longest.max(run.stop_for(Duration::from_millis(150)));
@@ -334,7 +334,7 @@ fn what_a_flood_drops_at_its_end_is_counted_as_the_kernel_counts_it() {
     let dir = tempfile::tempdir().unwrap();
     let (_pool, address) = pool(&[]);
     let run = Run::start(dir.path(), &Scenario::held(&address), &["--shards", "1"]);
-    run.into_the_hold(0);
+    run.wait_for_hold(0);
     let ports: Vec<u16> = udp_sockets(&run).iter().map(|(port, _)| *port).collect();
     assert!(!ports.is_empty());
     run.signal(Signal::SIGSTOP);
@@ -357,7 +357,7 @@ fn the_busiest_shard_is_seen_and_named() {
     let trust = "profile = \"ci\"\nsend_lag_p99 = \"10s\"\nloop_gap = \"10s\"\nsteal = \"100%\"\nshard_busy = \"25%\"\n";
     let scenario = Scenario { trust, ..Scenario::held(&address) };
     let run = Run::start(dir.path(), &scenario, &["--shards", "2"]);
-    run.into_the_hold(0);
+    run.wait_for_hold(0);
     // One shard's sockets get what both could do without.
     let (port, before) = (udp_sockets(&run)[0].0, run.shards());
     let began = Instant::now();
@@ -519,7 +519,7 @@ fn seconds_of_an_agent_that_was_killed_are_missed() {
     let scenario =
         Scenario { hold_s: 12, more: "[fleet]\non_agent_loss = \"continue\"\n", ..Scenario::held(&address) };
     let run = Run::start(dir.path(), &scenario, &["--agents", "2"]);
-    run.into_the_hold(2);
+    run.wait_for_hold(2);
     let agents = children(run.pid());
     assert_eq!(agents.len(), 2);
     kill(agents[0], Signal::SIGKILL).unwrap();

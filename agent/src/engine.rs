@@ -304,6 +304,8 @@ impl Engine {
     fn ready_message(&self) -> v1::Ready {
         let facts: Vec<&ReadyFacts> = self.ready.iter().flatten().collect();
         let total = self.total();
+        let priorities: std::collections::BTreeSet<&str> =
+            facts.iter().map(|f| f.priority.as_str()).collect();
         v1::Ready {
             users: total.users,
             pairs: total.users / 2,
@@ -312,7 +314,7 @@ impl Engine {
             users_rejected: facts.iter().map(|f| f.rejected).sum(),
             server: facts.iter().map(|f| f.server.clone()).find(|s| !s.is_empty()).unwrap_or_default(),
             receive_stamps: if facts.iter().all(|f| f.kernel_stamps) { "kernel" } else { "user" }.to_owned(),
-            priority: facts.first().map_or_else(String::new, |f| f.priority.clone()),
+            priority: priorities.into_iter().collect::<Vec<_>>().join(" and "),
             // Nobody is ready before a notification with its marker was seen.
             marker_survives: true,
         }

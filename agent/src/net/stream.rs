@@ -154,7 +154,7 @@ impl Connection {
             // Without it every bind takes a port away from all targets, and becomes
             // slow when many connections of earlier runs still linger.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).map_err(|e| wrong(e.into()))?;
-            socket.bind(&SocketAddr::new(source, 0).into()).map_err(wrong)?;
+            socket.bind(&SocketAddr::new(source, 0).into()).map_err(|e| bind_error(source, target, &e))?;
         }
         stamp_received(&socket).map_err(wrong)?;
         let tls = match &dial.tls {
@@ -494,11 +494,48 @@ fn connect_error(target: SocketAddr, error: &io::Error) -> FlowError {
     }
 }
 
+/// A bind takes no port here, so an address that is not available is none of ours.
+fn bind_error(source: IpAddr, target: SocketAddr, error: &io::Error) -> FlowError {
+    if error.kind() != io::ErrorKind::AddrNotAvailable {
+        return connect_error(target, error);
+    }
+    FlowError {
+        class: Class::Configuration,
+        code: "transport:connect",
+        reason: format!("cannot connect to {target} from {source}: {error}"),
+        diagnosis: format!(
+            "{source} is no address of this host: correct `source`, or add it (ip address add)"
+        ),
+    }
+}
+
 fn closed_error(reason: &str) -> FlowError {
     FlowError {
         class: Class::Pool,
         code: "transport:closed",
         reason: reason.to_owned(),
         diagnosis: "the other side ended the connection: look at its log and its limits".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_ours_is_no_lack_of_ports() {
+        let target = SocketAddr::from(([127, 0, 0, 1], 9));
+        let source = Some(IpAddr::from([192, 0, 2, 1]));
+        let error = Connection::open(&Dial { target, source, tls: None }).unwrap_err();
+        assert_eq!((error.class, error.code), (Class::Configuration, "transport:connect"));
+        assert!(error.diagnosis.contains("192.0.2.1 is no address of this host"), "{error:?}");
+        for (errno, code) in [
+            (Errno::EMFILE, OUT_OF_FILES),
+            (Errno::ENFILE, OUT_OF_FILES),
+            (Errno::EADDRNOTAVAIL, OUT_OF_PORTS),
+            (Errno::ETIMEDOUT, "transport:connect"),
+        ] {
+            assert_eq!(connect_error(target, &io::Error::from(errno)).code, code);
+        }
     }
 }

@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(drops_in("", 5060, 1), None);
     }
 
-    /// `InErrors`-like figures are of the whole host; the row of the socket is ours alone.
+    /// `/proc/net/snmp` counts for the whole host; the rows of this port are ours alone.
     fn dropped_by_the_kernels_word(port: u16) -> u64 {
         let table = std::fs::read_to_string("/proc/self/net/udp").unwrap();
         let port = format!(":{port:04X}");
