@@ -312,7 +312,7 @@ fn meaning(findings: &[Finding], measured: Option<&Measured>) -> Vec<String> {
         (measured.floor.notify_p50_us, measured.floor.notify_p99_us, measured.floor.lag_p99_us)
     {
         lines.push(format!(
-            "latencies of a pool below {} (p50) and {} (p99) cannot be told from this host's own; a send lag p99 of {} is its best",
+            "publish_to_notify of {} (p50) and {} (p99) is what this host takes by itself, the embedded pool included: a pool's figures near it say little; a send lag p99 of {} is this host's best",
             print::human(p50),
             print::human(p99),
             print::human(lag)
