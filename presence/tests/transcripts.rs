@@ -20,11 +20,13 @@ transcripts! {
     already_gone
     compact_and_folded
     digest
+    digest_new_nonce
     digest_nextnonce
     digest_proxy
     digest_reuse
     digest_stale
     digest_two_challenges
+    digest_unsupported
     digest_wrong_password
     etag_missing
     etag_unknown
@@ -45,6 +47,7 @@ transcripts! {
     min_expires_register
     min_expires_subscribe
     no_answer
+    no_answer_workflow
     notify_before_publish_answer
     notify_first
     notify_late
@@ -75,6 +78,7 @@ transcripts! {
     refresh_register_503
     refresh_registration
     refresh_subscription
+    registration_without_contact
     rejected_publish
     rejected_refresh
     requests_to_us

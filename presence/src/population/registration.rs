@@ -363,7 +363,6 @@ impl Population {
         host: &mut impl Host,
     ) {
         let user = order.user;
-        self.unregistered(user);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
                 let sent = order.sent.unwrap_or(order.due);
@@ -384,6 +383,8 @@ impl Population {
                 self.sign_off_failed(user, &outcome);
             }
         }
+        // Only now: a pool that knew the user and answers no more is not an address where nobody is.
+        self.unregistered(user);
         self.leave(at, at, user, host);
     }
 
