@@ -75,6 +75,7 @@ transcripts! {
     redirect_without_contact
     refresh_document
     refresh_document_503
+    refresh_notify_missing
     refresh_register_503
     refresh_registration
     refresh_subscription
