@@ -98,6 +98,7 @@ transcripts! {
     terminated_noresource
     terminated_probation
     terminated_rejected
+    terminated_self_at_once
     terminated_self_probation
     terminated_timeout
     unknown_dialog
@@ -110,6 +111,13 @@ fn run(name: &str) {
     let path = support::directory().join(format!("{name}.txt"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
     support::run_text(name, &text);
+}
+
+#[test]
+fn the_example_in_the_readme_runs() {
+    let readme = std::fs::read_to_string(support::directory().join("README.md")).unwrap();
+    let example = readme.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    support::run_text("README.md", example);
 }
 
 #[test]

@@ -101,7 +101,8 @@ impl Population {
         }
         if held.is(is::WATCHES) && watch == NONE && held.is(is::SELF_SUBSCRIBED | is::OWN_REFUSED) {
             self.begin_subscription(at, user, pair_of(user) * 2, at, stage, host);
-        } else if !held.is(is::WATCHES) {
+        } else if !held.is(is::WATCHES) && own == NONE {
+            // A registration is all it has; a subscription has to stand first.
             self.recovered(user);
         }
         self.next_waiting(at, at, user, host);
