@@ -33,6 +33,7 @@ transcripts! {
     etag_unknown_refresh
     expires_in_answer
     expires_shortened
+    expires_tiny
     extension_required
     extension_unsupported
     first_notify_empty

@@ -6,7 +6,7 @@ use adsum_sip::{HeaderId, Message, value};
 use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{NO_FLOW, Purpose, is};
-use super::{Population, Timer, pair_of};
+use super::{LEAST_LIFETIME, Population, Timer, pair_of};
 use crate::host::{
     Activity, Class, Counter, Failure, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample, Stage,
 };
@@ -331,7 +331,7 @@ impl Population {
         if self.is_workflow() {
             return;
         }
-        let granted = u64::from(granted) * SECOND;
+        let granted = u64::from(granted.max(LEAST_LIFETIME)) * SECOND;
         let latest = (granted / 10 * 9).min(granted.saturating_sub(30 * SECOND)).max(granted / 2);
         let early = self.random() % (latest / 10 + 1);
         let held = &mut self.users[user as usize];

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{Dialog, Purpose, has, is};
-use super::{Population, Timer, some};
+use super::{LEAST_LIFETIME, Population, Timer, some};
 use crate::diagnosis::class_of;
 use crate::host::{Activity, Class, Counter, Failure, Host, Measure, Progress, Sample, Stage};
 use crate::slab::{NONE, Slot};
@@ -357,7 +357,7 @@ impl Population {
         dialog.until = dialog.until.min(asked);
         self.wheel.cancel(&mut dialog.timer);
         if !workflow {
-            let granted = dialog.until.since(at).max(SECOND);
+            let granted = dialog.until.since(at).max(u64::from(LEAST_LIFETIME) * SECOND);
             dialog.timer = self.wheel.insert(at + granted / 1_000 * share, Timer::Dialog(slot));
         }
     }
