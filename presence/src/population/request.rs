@@ -149,7 +149,6 @@ impl Population {
             return false;
         }
         let mut bytes = std::mem::take(&mut self.transactions[slot].bytes);
-        bytes.clear();
         let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
         let cseq = self.render(&order, branch, flow, host, &mut bytes);
         let sent = host.send(flow, hop, &bytes);
@@ -359,7 +358,8 @@ impl Population {
         self.transactions.take_with(
             || fresh(Vec::with_capacity(1024)),
             |old| {
-                let bytes = std::mem::take(&mut old.bytes);
+                let mut bytes = std::mem::take(&mut old.bytes);
+                bytes.clear(); // a request that cannot be written has no bytes, not another user's
                 *old = fresh(bytes);
             },
         )
