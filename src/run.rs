@@ -372,6 +372,8 @@ fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> 
         .map_err(|e| (exit::INTERNAL, e.to_string()))?;
     let shown = Arc::new(Mutex::new(Shown::new(args.plain)));
     let finished = runtime.block_on(async {
+        let (stop, stopped) = watch::channel(StopLevel::Go);
+        tokio::spawn(listen_to_signals(stop));
         let channel = crate::fleet::dial(address, args.ca.as_ref(), args.cert.as_ref(), args.key.as_ref())
             .await
             .map_err(|e| (exit::NOT_STARTED, e.to_string()))?;
@@ -380,14 +382,11 @@ fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> 
             channel,
             request,
             &dir,
+            stopped,
             |progress| with(&bar, |shown| shown.progress(&from_the_wire(progress))),
             |text| with(&words, |shown| shown.remark(text)),
         );
-        tokio::select! {
-            finished = run => finished.map_err(|e| (exit::NOT_STARTED, e)),
-            // The stream ends with this process, and the coordinator drains and keeps the results.
-            _ = tokio::signal::ctrl_c() => Err((130, "interrupted; the coordinator drains the run and keeps its results".to_owned())),
-        }
+        run.await.map_err(|e| (exit::NOT_STARTED, e))
     });
     with(&shown, Shown::finish);
     let finished = finished?;
