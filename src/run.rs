@@ -59,8 +59,7 @@ pub fn load(name: &str, sets: &[String]) -> Result<Loaded, u8> {
         errors.iter().for_each(|error| eprintln!("{name}: {error}"));
         exit::CONFIGURATION
     })?;
-    let s = &document.scenario;
-    let population = users::population(&s.users, s.auth.scheme, &inputs.users_csv, &inputs.password_file);
+    let population = users::of_scenario(&document.scenario, &inputs.users_csv, &inputs.password_file);
     let population = population.map_err(|error| {
         eprintln!("{error}");
         exit::CONFIGURATION
