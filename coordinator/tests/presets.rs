@@ -107,6 +107,7 @@ fn each_can_be_tried_in_small_on_the_embedded_pool() {
         sets.extend(words.iter().skip_while(|word| **word != "--set").skip(1).map(|set| (*set).to_owned()));
         let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
         let (_, check) = planned(preset, &sets);
+        assert!(check.percentiles.iter().all(|p| p.is_shown()), "{preset}: {:?}", check.percentiles);
         assert!(check.total_ns < 300 * 1_000_000_000, "{preset} takes {} ns", check.total_ns);
         assert!(
             !check.warnings.iter().any(|w| w.contains("shards") || w.contains("superseded")),
