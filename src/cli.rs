@@ -140,6 +140,9 @@ pub struct Run {
     /// Agents on this host; 1 runs in this process
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub agents: u16,
+    /// Threads that make load on this host; 0: one a core
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub shards: u32,
     /// Write all messages to a file, as text, secrets masked
     #[arg(long)]
     pub trace: Option<PathBuf>,

@@ -42,14 +42,7 @@ pub fn pool(args: &cli::Pool) -> u8 {
     println!("ready udp,tcp={}{tls} domain={} users={}", pool.address(), args.domain, args.users);
     wait_for_signal();
     let stats = pool.stop();
-    for (kind, counts) in [("received", &stats.received), ("sent", &stats.sent)] {
-        let words: Vec<String> = counts.iter().map(|(label, n)| format!("{label} x{n}")).collect();
-        eprintln!("{kind}: {}", words.join(", "));
-    }
-    eprintln!(
-        "retransmitted {} malformed {} refused {} lost on purpose {}; late by more than 250 us: {}",
-        stats.retransmitted, stats.malformed, stats.refused, stats.lost_notifies, stats.timing_errors
-    );
+    eprintln!("{stats}");
     0
 }
 

@@ -223,7 +223,8 @@ impl Agents {
         });
         let program = std::env::current_exe().map_err(wrong)?;
         let cores = adsum_agent::host::facts().cores;
-        let shards = (cores / u32::from(args.agents)).max(1);
+        let threads = if args.shards == 0 { cores } else { args.shards };
+        let shards = (threads / u32::from(args.agents)).max(1);
         let mut agents = Agents { children: Vec::new(), _stop: None, folder: Some(folder) };
         for number in 1..=args.agents {
             let child = std::process::Command::new(&program)
@@ -256,7 +257,8 @@ impl Agents {
             }
         });
         let (stop, stopped) = watch::channel(false);
-        let options = AgentOptions { trace: args.trace.clone(), ..AgentOptions::default() };
+        let options =
+            AgentOptions { trace: args.trace.clone(), shards: args.shards, ..AgentOptions::default() };
         std::thread::Builder::new()
             .name("agent".to_owned())
             .spawn(move || {

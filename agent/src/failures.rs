@@ -159,7 +159,7 @@ pub fn masked(message: &[u8]) -> String {
 fn masked_header(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
-    while let Some(at) = ["response=\"", "cnonce=\"", "gssapi-data=\""]
+    while let Some(at) = ["response=\"", "cnonce=\"", "rspauth=\"", "gssapi-data=\""]
         .iter()
         .filter_map(|k| rest.find(k).map(|a| a + k.len()))
         .min()

@@ -32,7 +32,8 @@ pub struct PoolConfig {
     pub answer_delay: Option<Delay>,
     /// From receiving a PUBLISH to handing over its NOTIFYs.
     pub notify_delay: Option<Delay>,
-    /// Freeze everything for the second, every first; first so long after the first message.
+    /// Freeze everything for the second, every first (from beginning to
+    /// beginning); first so long after the first message.
     pub stall: Option<(Duration, Duration)>,
     /// Publications a second: one queue, one server, fixed service time.
     pub capacity: Option<f64>,
@@ -40,7 +41,7 @@ pub struct PoolConfig {
     pub drop: f64,
     /// Share of datagrams that leave twice.
     pub duplicate: f64,
-    /// Share of datagrams that leave after the next one.
+    /// Share of datagrams that leave after the next one, or 100 ms later if there is none.
     pub reorder: f64,
     /// Answers to make up: method, code, share.
     pub reject: Vec<Reject>,
@@ -52,6 +53,8 @@ pub struct PoolConfig {
     pub strip_note: bool,
     /// NOTIFYs over UDP leave from this address.
     pub notify_from: Option<IpAddr>,
+    /// TCP and TLS connections at a time; further ones are closed at once.
+    pub max_connections: usize,
 }
 
 impl Default for PoolConfig {
@@ -78,6 +81,7 @@ impl Default for PoolConfig {
             lose_notify: 0.0,
             strip_note: false,
             notify_from: None,
+            max_connections: 60_000,
         }
     }
 }
@@ -196,13 +200,15 @@ impl FromStr for Reject {
     }
 }
 
-/// `10s,1s`.
+/// `10s,1s`: the second has to be shorter than the first, or nothing would ever move.
 ///
 /// # Errors
 /// [`KnobError`].
 pub fn stall(text: &str) -> Result<(Duration, Duration), KnobError> {
-    let (every, during) = text.split_once(',').ok_or_else(|| wrong(text, "EVERY,FOR such as 10s,1s"))?;
-    Ok((duration(every.trim())?, duration(during.trim())?))
+    let accepted = "EVERY,FOR with FOR shorter than EVERY, such as 10s,1s";
+    let (every, during) = text.split_once(',').ok_or_else(|| wrong(text, accepted))?;
+    let (every, during) = (duration(every.trim())?, duration(during.trim())?);
+    if during < every { Ok((every, during)) } else { Err(wrong(text, accepted)) }
 }
 
 /// Chance from a seed.
@@ -255,6 +261,7 @@ mod tests {
         assert_eq!("7ms".parse(), Ok(Delay::Fixed(Duration::from_millis(7))));
         assert_eq!("PUBLISH=503:10%".parse(), Ok(Reject { method: "PUBLISH".into(), code: 503, share: 0.1 }));
         assert_eq!(stall("10s,1s"), Ok((Duration::from_secs(10), Duration::from_secs(1))));
+        assert!(stall("1s,1s").is_err());
         assert!("7".parse::<Delay>().unwrap_err().to_string().contains("7ms"));
         assert!(share("1.5").is_err() && share("-1%").is_err());
     }

@@ -3,43 +3,61 @@
 //!
 //! [`Core::handle`] takes one message, [`Core::expire`] what time brings; both
 //! append what has to be sent, and when. Faults that concern messages as such
-//! — loss, doubling — belong to the shell.
+//! — loss, doubling — belong to [`crate::faults`].
+//!
+//! Users lie in a vector by their number, subscriptions and unanswered NOTIFYs
+//! in slabs. What we name ourselves (To tags, branches, entity tags) carries
+//! its slot, so that the only map is that of answers given.
 
+mod answers;
+mod counts;
+mod document;
+mod ids;
+mod notify;
 mod publish;
+mod register;
 mod reply;
 mod subscribe;
+mod xml;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
 
-use adsum_sip::client::{ClientTransaction, OnTimer};
-use adsum_sip::time::{SECOND, T1, Time};
+use adsum_presence::slab::{NONE, Slab};
+use adsum_presence::wheel::{TimerId, Wheel};
+use adsum_sip::ids::mix;
+use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, Scanner, Start, value};
 
 use crate::auth::{Proof, Verifier};
 use crate::config::{Chance, PoolConfig};
 
-pub use reply::Reply;
+use answers::{Answers, Found, Key};
+use counts::{Table, row};
+use ids::{Tags, write_number, write_user};
+use notify::Pending;
+use publish::Publication;
+use register::Binding;
+use reply::Reply;
+use subscribe::Subscription;
 
-/// Answers kept to recognise retransmissions; beyond, the oldest are forgotten.
-const MAX_ANSWERS: usize = 200_000;
-/// How long an answer is kept: 64·T1 (timer J).
-const ANSWER_LIFE: u64 = 64 * T1;
-/// Contacts of one user.
-const MAX_CONTACTS: usize = 8;
-/// Publications of one user.
-const MAX_PUBLICATIONS: usize = 16;
-/// Subscriptions of the pool.
-const MAX_SUBSCRIPTIONS: usize = 4_000_000;
-/// A body beyond this is refused (413).
+pub use counts::Stats;
+
+/// A body beyond this is refused (413): no presence document of a user is
+/// longer, and sixteen of them still make a NOTIFY that a stream can carry.
 const MAX_BODY: usize = 64 * 1024;
+/// Buffers kept for the next messages.
+const SPARE: usize = 4_096;
+/// A buffer that grew beyond this is not kept.
+const SPARE_CAPACITY: usize = 8 * 1024;
 
 /// Who a message came from, or goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A datagram.
     Udp(SocketAddr),
-    /// A connection, by number, and its address.
+    /// A connection, by number, its address, and whether it is TLS.
     Stream(u64, SocketAddr, bool),
 }
 
@@ -54,11 +72,12 @@ impl Peer {
         matches!(self, Peer::Udp(_))
     }
 
-    fn transport(&self) -> &'static str {
+    /// Index into [`Ends`]: UDP, TCP, TLS.
+    fn transport(&self) -> usize {
         match self {
-            Peer::Udp(_) => "UDP",
-            Peer::Stream(_, _, false) => "TCP",
-            Peer::Stream(_, _, true) => "TLS",
+            Peer::Udp(_) => 0,
+            Peer::Stream(_, _, false) => 1,
+            Peer::Stream(_, _, true) => 2,
         }
     }
 }
@@ -68,7 +87,7 @@ impl Peer {
 pub struct Out {
     /// Where to.
     pub peer: Peer,
-    /// The message.
+    /// The message; [`Core::recycle`] takes the buffer back.
     pub bytes: Vec<u8>,
     /// Not before this instant.
     pub at: Time,
@@ -76,89 +95,48 @@ pub struct Out {
     pub notify: bool,
 }
 
-/// What a pool counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// By method and code: `PUBLISH`, `PUBLISH 200`.
-    pub received: BTreeMap<String, u64>,
-    /// The same.
-    pub sent: BTreeMap<String, u64>,
-    /// Requests that came again.
-    pub retransmitted: u64,
-    /// Messages that are no SIP.
-    pub malformed: u64,
-    /// Requests that a bound refused.
-    pub refused: u64,
-    /// Registrations now.
-    pub registrations: u64,
-    /// Subscriptions now.
-    pub subscriptions: u64,
-    /// Publications now.
-    pub publications: u64,
-    /// NOTIFYs that were lost on purpose.
-    pub lost_notifies: u64,
-    /// Own timing errors above 250 µs.
-    pub timing_errors: u64,
-}
-
+/// What the pool knows of one account.
 #[derive(Debug)]
-struct Binding {
-    uri: Vec<u8>,
-    call_id: Vec<u8>,
-    cseq: u32,
-    expires: Time,
-}
-
-#[derive(Debug)]
-struct Publication {
-    etag: u64,
-    /// Tuples and persons, as they were published.
-    inner: Vec<u8>,
-    namespaces: Vec<u8>,
-    expires: Time,
-}
-
-#[derive(Debug, Default)]
 struct User {
     bindings: Vec<Binding>,
     publications: Vec<Publication>,
-    /// Numbers of the subscriptions to this user.
-    watchers: Vec<u64>,
+    /// Ends of the list of subscriptions to this user, in the order of their coming.
+    first_watcher: u32,
+    last_watcher: u32,
+    /// Fires when the first binding or publication ends, or earlier.
+    timer: TimerId,
+    timer_at: Time,
 }
 
-#[derive(Debug)]
-struct Subscription {
-    key: Vec<u8>,
-    watched: u32,
-    peer: Peer,
-    target: Vec<u8>,
-    routes: Vec<u8>,
-    call_id: Vec<u8>,
-    /// The subscriber's From and our To, for NOTIFYs.
-    remote: Vec<u8>,
-    local: Vec<u8>,
-    remote_cseq: u32,
-    cseq: u32,
-    expires: Time,
-    /// With `hold_notify`: when a merged NOTIFY is due.
-    held: bool,
+impl Default for User {
+    fn default() -> Self {
+        User {
+            bindings: Vec::new(),
+            publications: Vec::new(),
+            first_watcher: NONE,
+            last_watcher: NONE,
+            timer: TimerId::NONE,
+            timer_at: Time::NEVER,
+        }
+    }
 }
 
-/// A NOTIFY over UDP that was not answered yet.
-#[derive(Debug)]
-struct Pending {
-    transaction: ClientTransaction,
-    subscription: u64,
-    peer: Peer,
-    bytes: Vec<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What a timer is for.
+#[derive(Debug, Clone, Copy)]
 enum Due {
-    Notify(u64),
-    Merged(u64),
-    Subscription(u64),
-    Sweep,
+    /// Timer E or F of a NOTIFY.
+    Notify(u32),
+    /// The end of a subscription.
+    Subscription(u32),
+    /// The end of a binding or publication of a user.
+    User(u32),
+}
+
+/// How we name ourselves, by transport: Via's sent-by, and Contact.
+#[derive(Debug, Default)]
+struct Ends {
+    sent_by: [Vec<u8>; 3],
+    contact: [Vec<u8>; 3],
 }
 
 /// The pool.
@@ -167,76 +145,144 @@ pub struct Core {
     pub(crate) config: PoolConfig,
     verifier: Verifier,
     chance: Chance,
-    users: HashMap<u32, User>,
-    subscriptions: HashMap<u64, Subscription>,
-    by_dialog: HashMap<Vec<u8>, u64>,
-    pending: HashMap<u64, Pending>,
-    answers: HashMap<Vec<u8>, Vec<u8>>,
-    answered: VecDeque<(Time, Vec<u8>)>,
-    due: BTreeMap<(Time, Due), ()>,
-    next: u64,
+    /// By number, from 1; grown as users appear, at most to `config.users`.
+    users: Vec<User>,
+    subscriptions: Slab<Subscription>,
+    pending: Slab<Pending>,
+    /// By connection: the first of its subscriptions.
+    streams: HashMap<u64, u32>,
+    answers: Answers,
+    timers: Wheel<Due>,
+    /// First tick of `timers`.
+    origin: Time,
+    /// With `hold_notify`: merged NOTIFYs, exact to the nanosecond, by slot and generation.
+    merged: BinaryHeap<Reverse<(Time, u32, u32)>>,
+    tags: Tags,
+    secret: u64,
+    /// The latest entity tag.
+    etag: u64,
+    /// Bytes of all published documents.
+    document_bytes: usize,
     /// With `capacity`: when the one server is free again.
     busy: Time,
-    stats: Stats,
-    /// Our addresses, for Via and Contact.
-    local: SocketAddr,
+    pub(crate) stats: Stats,
+    received: Table,
+    sent: Table,
+    ends: Ends,
     scanner: Option<Scanner>,
+    /// Scratch: key of the request, lines of its answer, the document to be told.
+    key: Key,
+    lines: Vec<u8>,
+    body: Vec<u8>,
+    spare: Vec<Vec<u8>>,
 }
 
 impl Core {
     /// A pool without users on line. `local` stands in Via and Contact.
     #[must_use]
     pub fn new(config: PoolConfig, local: SocketAddr) -> Self {
-        Core {
+        let mut core = Core {
             verifier: Verifier::new(&config.domain, config.seed ^ 0x5ec2_e7a1, config.sha256),
             chance: Chance::new(config.seed),
-            users: HashMap::new(),
-            subscriptions: HashMap::new(),
-            by_dialog: HashMap::new(),
-            pending: HashMap::new(),
-            answers: HashMap::new(),
-            answered: VecDeque::new(),
-            due: BTreeMap::from([((Time(SECOND), Due::Sweep), ())]),
-            next: 1,
+            users: Vec::new(),
+            subscriptions: Slab::default(),
+            pending: Slab::default(),
+            streams: HashMap::new(),
+            answers: Answers::default(),
+            timers: Wheel::new(Time(0)),
+            origin: Time(0),
+            merged: BinaryHeap::new(),
+            tags: Tags(mix(config.seed ^ 0x7a65)),
+            secret: mix(config.seed ^ 0xa25e),
+            etag: 0,
+            document_bytes: 0,
             busy: Time(0),
             stats: Stats::default(),
-            local,
+            received: Table::new(),
+            sent: Table::new(),
+            ends: Ends::default(),
             scanner: Some(Scanner::new()),
+            key: Key::default(),
+            lines: Vec::with_capacity(512),
+            body: Vec::with_capacity(1024),
+            spare: Vec::new(),
             config,
-        }
+        };
+        core.name_ends(0, local);
+        core.name_ends(1, local);
+        core.name_ends(2, local);
+        let source = core.config.notify_from.map_or(local, |ip| SocketAddr::new(ip, local.port()));
+        core.ends.sent_by[0] = source.to_string().into_bytes();
+        core
+    }
+
+    /// Where TLS is listened for, if elsewhere than the rest.
+    pub fn set_tls_address(&mut self, address: SocketAddr) {
+        self.name_ends(2, address);
+    }
+
+    fn name_ends(&mut self, transport: usize, address: SocketAddr) {
+        let parameter = ["", ";transport=tcp", ";transport=tls"][transport];
+        self.ends.sent_by[transport] = address.to_string().into_bytes();
+        self.ends.contact[transport] = format!("<sip:{address}{parameter}>").into_bytes();
     }
 
     /// What was counted, and what there is.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            registrations: self.users.values().map(|u| u.bindings.len() as u64).sum(),
-            publications: self.users.values().map(|u| u.publications.len() as u64).sum(),
             subscriptions: self.subscriptions.len() as u64,
-            ..self.stats.clone()
+            document_bytes: self.document_bytes as u64,
+            ..self.stats.named(&self.received, &self.sent)
         }
     }
 
-    /// The shell saw that it was late itself.
-    pub fn count_timing_error(&mut self) {
+    /// The shell saw that it was late itself, by so many nanoseconds.
+    pub fn count_timing_error(&mut self, late: u64) {
         self.stats.timing_errors += 1;
+        self.stats.timing_error_max_us = self.stats.timing_error_max_us.max(late / 1_000);
+    }
+
+    /// Takes the buffer of an [`Out`] back, to write another message into.
+    pub fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE && (1..=SPARE_CAPACITY).contains(&bytes.capacity()) {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_else(|| Vec::with_capacity(1024))
     }
 
     /// Takes one message.
     pub fn handle(&mut self, now: Time, peer: Peer, bytes: &[u8], out: &mut Vec<Out>) {
+        self.start(now);
         let Some(mut scanner) = self.scanner.take() else { return };
         match scanner.scan(bytes) {
             Ok(message) => match message.start() {
                 Start::Request { method, uri } => {
-                    count(&mut self.stats.received, &String::from_utf8_lossy(method), 0);
+                    self.received.count(row(method), 0);
                     self.request(now, peer, method, uri, &message, out);
                 }
-                Start::Response { code, .. } => self.response(now, code, &message),
+                Start::Response { code, .. } => {
+                    self.received.count(row(message.method()), code);
+                    self.response(now, code, &message);
+                }
             },
             Err(adsum_sip::ScanError::Empty) => {}
             Err(_) => self.stats.malformed += 1,
         }
         self.scanner = Some(scanner);
+    }
+
+    /// The wheel counts milliseconds in 32 bits: it starts with the first
+    /// message, and anew whenever nothing is left after an hour.
+    fn start(&mut self, now: Time) {
+        if self.timers.is_empty() && now.since(self.origin) > 3_600 * SECOND {
+            self.timers = Wheel::new(now);
+            self.origin = now;
+        }
     }
 
     fn request(
@@ -251,34 +297,77 @@ impl Core {
         if method == b"ACK" {
             return;
         }
+        // Without a Via there is no way back (RFC 3261 §18.2.2).
+        let Some(via) = message.header(HeaderId::Via) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        transaction_key(via, message, method, &mut self.key.bytes);
+        self.key.seal(self.secret);
         // Only a datagram can come twice (RFC 3261 §17.2.2).
-        let key = peer.is_udp().then(|| transaction_key(message, method)).flatten();
-        if let Some(answer) = key.as_ref().and_then(|key| self.answers.get(key)) {
-            self.stats.retransmitted += 1;
-            if !answer.is_empty() {
-                out.push(Out { peer, bytes: answer.clone(), at: now, notify: false });
-            }
+        if peer.is_udp() && self.repeat(now, peer, method, message, out) {
             return;
         }
+        self.lines.clear();
+        let first = out.len();
         let mut reply = self.answer(now, peer, method, uri, message, out);
         let delay = self.config.answer_delay.map_or(0, |delay| delay.draw(&mut self.chance));
         reply.at = reply.at.max(now) + delay;
-        let code = reply.code;
-        let bytes = reply.render(message, peer);
-        count(&mut self.stats.sent, &String::from_utf8_lossy(method), code);
-        if let Some(key) = key {
-            self.answered.push_back((now + ANSWER_LIFE, key.clone()));
-            self.answers.insert(key, bytes.clone());
-            while self.answers.len() > MAX_ANSWERS
-                || self.answered.front().is_some_and(|(until, _)| *until <= now)
-            {
-                let Some((_, old)) = self.answered.pop_front() else { break };
-                self.answers.remove(&old);
-            }
+        let mut bytes = self.buffer();
+        self.render(reply.code, reply.tag, message, peer, &mut bytes);
+        self.sent.count(row(method), reply.code);
+        if peer.is_udp() {
+            let found = Found { code: reply.code, at: reply.at, tag: reply.tag, lines: &self.lines };
+            self.stats.answers_forgotten += self.answers.keep(now, &self.key, found);
         }
         // The answer first, then the NOTIFYs that it causes.
-        let at = out.iter().position(|o| o.notify).unwrap_or(out.len());
-        out.insert(at, Out { peer, bytes, at: reply.at, notify: false });
+        out.insert(first, Out { peer, bytes, at: reply.at, notify: false });
+    }
+
+    /// A request that came again gets the same answer, once that is due.
+    fn repeat(
+        &mut self,
+        now: Time,
+        peer: Peer,
+        method: &[u8],
+        message: &Message<'_>,
+        out: &mut Vec<Out>,
+    ) -> bool {
+        let Some(found) = self.answers.find(now, &self.key) else { return false };
+        let (code, at, tag) = (found.code, found.at, found.tag);
+        self.lines.clear();
+        self.lines.extend_from_slice(found.lines);
+        self.stats.retransmitted += 1;
+        // Until the answer has left, a copy changes nothing (Trying, §17.2.2).
+        if at <= now {
+            let mut bytes = self.buffer();
+            self.render(code, tag, message, peer, &mut bytes);
+            self.sent.count(row(method), code);
+            out.push(Out { peer, bytes, at: now, notify: false });
+        }
+        true
+    }
+
+    fn render(
+        &self,
+        code: u16,
+        tag: Option<(u32, u32)>,
+        message: &Message<'_>,
+        peer: Peer,
+        out: &mut Vec<u8>,
+    ) {
+        let mut text = Vec::with_capacity(16);
+        match tag {
+            Some((slot, generation)) => self.tags.write(slot, generation, &mut text),
+            // The same for a copy (§8.2.7), another for another request.
+            None => {
+                text.push(b'p');
+                let hash = mix(self.key.hash);
+                adsum_sip::ids::write(&mut text, (hash & 0x3fff_ffff) as u32, 6);
+                adsum_sip::ids::write(&mut text, (hash >> 30 & 0x3fff_ffff) as u32, 6);
+            }
+        }
+        reply::render(code, &text, &self.lines, message, peer, out);
     }
 
     fn answer(
@@ -293,17 +382,18 @@ impl Core {
         if let Err(reply) = self.acceptable(method, message) {
             return reply;
         }
-        match method {
-            b"OPTIONS" => return Reply::new(200).header("Allow", ALLOW).header("Accept", PIDF),
-            b"REGISTER" | b"SUBSCRIBE" | b"PUBLISH" => {}
-            b"INVITE" | b"MESSAGE" | b"BYE" | b"INFO" | b"REFER" | b"NOTIFY" | b"CANCEL" => {
-                return Reply::new(405).header("Allow", ALLOW);
-            }
-            _ => return Reply::new(501),
+        if method == b"OPTIONS" {
+            self.line(b"Allow", ALLOW);
+            self.line(b"Accept", PIDF);
+            self.line(b"Allow-Events", b"presence");
+            return Reply::new(200);
         }
         // In a dialog the To names the resource, else the Request-URI (To, for REGISTER).
         let to = message.header(HeaderId::To).and_then(value::name_addr).map_or(&b""[..], |to| to.uri);
         let resource = if method == b"REGISTER" || message.to_tag().is_some() { to } else { uri };
+        if value::sip_uri(uri).is_none() {
+            return Reply::new(if uri.starts_with(b"sip") { 400 } else { 416 });
+        }
         let Some(user) = self.account(resource) else { return Reply::new(404) };
         let from =
             message.header(HeaderId::From).and_then(value::name_addr).map_or(&b""[..], |from| from.uri);
@@ -316,34 +406,48 @@ impl Core {
             b"REGISTER" => self.register(now, user, message),
             b"PUBLISH" if sender != user => Reply::new(403),
             b"PUBLISH" => self.publish(now, user, message, out),
-            _ => self.subscribe(now, user, peer, message, out),
+            _ => self.subscribe(now, user, sender, peer, message, out),
         }
     }
 
     /// What is asked of any request (RFC 3261 §8.2.1 to §8.2.3, §16.3).
     fn acceptable(&mut self, method: &[u8], message: &Message<'_>) -> Result<(), Reply> {
-        let complete = message.header(HeaderId::CallId).is_some()
+        let complete = message.header(HeaderId::CallId).is_some_and(|id| !id.is_empty())
             && message.cseq().is_some_and(|(_, m)| m == method)
             && message.from_tag().is_some()
-            && message.header(HeaderId::To).is_some()
-            && message.header(HeaderId::Via).is_some();
+            && message.header(HeaderId::To).is_some();
         if !complete {
             return Err(Reply::new(400));
+        }
+        match method {
+            b"OPTIONS" | b"REGISTER" | b"SUBSCRIBE" | b"PUBLISH" => {}
+            // Known, and not for us: in particular no NOTIFY belongs to a dialog of ours.
+            b"INVITE" | b"MESSAGE" | b"BYE" | b"INFO" | b"REFER" | b"NOTIFY" | b"CANCEL" => {
+                self.line(b"Allow", ALLOW);
+                return Err(Reply::new(405));
+            }
+            _ => return Err(Reply::new(501)),
         }
         if message.header(HeaderId::MaxForwards).and_then(value::number) == Some(0) {
             return Err(Reply::new(483));
         }
-        if let Some(required) = message.header(HeaderId::Require) {
-            return Err(Reply::new(420).header("Unsupported", &String::from_utf8_lossy(required)));
+        let mut extensions = false;
+        for required in [HeaderId::Require, HeaderId::ProxyRequire] {
+            for extension in message.headers(required) {
+                extensions = true;
+                self.line(b"Unsupported", extension);
+            }
+        }
+        if extensions {
+            return Err(Reply::new(420));
         }
         if message.body().len() > MAX_BODY {
             return Err(Reply::new(413));
         }
-        let name = String::from_utf8_lossy(method);
         for at in 0..self.config.reject.len() {
-            let share = self.config.reject[at].share;
-            if self.config.reject[at].method == name && self.chance.hit(share) {
-                return Err(Reply::new(self.config.reject[at].code));
+            let reject = &self.config.reject[at];
+            if reject.method.as_bytes() == method && self.chance.hit(reject.share) {
+                return Err(Reply::new(reject.code));
             }
         }
         Ok(())
@@ -354,17 +458,20 @@ impl Core {
             return Ok(());
         }
         let now_s = now.0 / SECOND;
+        let users = self.config.users;
         let proof = self.verifier.verify(message, now_s, |name| {
-            account_number(name.as_bytes(), self.config.users).map(|n| format!("pw-{}", user_name(n)))
+            let number = account_number(name.as_bytes(), users)?;
+            let mut password = b"pw-".to_vec();
+            write_user(number, &mut password);
+            String::from_utf8(password).ok()
         });
         match proof {
-            Proof::User(name) if account_number(name.as_bytes(), self.config.users) == Some(sender) => Ok(()),
+            Proof::User(name) if account_number(name.as_bytes(), users) == Some(sender) => Ok(()),
             // Wrong, or another user's: no second challenge, as a registrar that minds guessing does.
             Proof::User(_) | Proof::Wrong => Err(Reply::new(403)),
             Proof::Absent | Proof::Stale => {
-                let mut lines = Vec::new();
-                self.verifier.challenge(now_s, proof == Proof::Stale, &mut lines);
-                Err(Reply::new(401).lines(lines))
+                self.verifier.challenge(now_s, proof == Proof::Stale, &mut self.lines);
+                Err(Reply::new(401))
             }
         }
     }
@@ -376,176 +483,140 @@ impl Core {
         ours.then(|| account_number(uri.user, self.config.users)).flatten()
     }
 
-    fn register(&mut self, now: Time, user: u32, message: &Message<'_>) -> Reply {
-        let (least, most) = self.config.expires;
-        let call_id = message.call_id();
-        let cseq = message.cseq().map_or(0, |(n, _)| n);
-        let default = message.expires();
-        let held = self.users.entry(user).or_default();
-        held.bindings.retain(|b| b.expires > now);
-        let contacts: Vec<&[u8]> = message.headers(HeaderId::Contact).flat_map(value::list).collect();
-        if contacts == [b"*".as_slice()] {
-            if default != Some(0) {
-                return Reply::new(400);
-            }
-            held.bindings.clear();
-            return Reply::new(200);
+    /// A line of the answer that is being made.
+    fn line(&mut self, name: &[u8], value: &[u8]) {
+        for part in [name, b": ", value, b"\r\n"] {
+            self.lines.extend_from_slice(part);
         }
-        for contact in contacts {
-            let Some(contact) = value::name_addr(contact) else { return Reply::new(400) };
-            let asked =
-                value::param(contact.params, "expires").and_then(value::number).or(default).unwrap_or(most);
-            if asked > 0 && asked < least {
-                return Reply::new(423).header("Min-Expires", &least.to_string());
-            }
-            let known = held.bindings.iter().position(|b| b.uri == contact.uri);
-            // RFC 3261 §10.3 step 7: an older request of the same Call-ID changes nothing.
-            if known.is_some_and(|at| held.bindings[at].call_id == call_id && held.bindings[at].cseq >= cseq)
-            {
-                return Reply::new(500);
-            }
-            if let Some(at) = known {
-                held.bindings.remove(at);
-            }
-            if asked > 0 {
-                if held.bindings.len() >= MAX_CONTACTS {
-                    self.stats.refused += 1;
-                    return Reply::new(403);
-                }
-                held.bindings.push(Binding {
-                    uri: contact.uri.to_vec(),
-                    call_id: call_id.to_vec(),
-                    cseq,
-                    expires: now + u64::from(asked.min(most)) * SECOND,
-                });
-            }
-        }
-        let mut lines = Vec::new();
-        for b in &held.bindings {
-            lines.extend_from_slice(b"Contact: <");
-            lines.extend_from_slice(&b.uri);
-            lines.extend_from_slice(
-                format!(">;expires={}\r\n", b.expires.since(now).div_ceil(SECOND)).as_bytes(),
-            );
-        }
-        Reply::new(200).lines(lines)
     }
 
-    /// A response: only NOTIFYs of ours have any.
-    fn response(&mut self, now: Time, code: u16, message: &Message<'_>) {
-        count(&mut self.stats.received, "NOTIFY", code);
-        let number = message
-            .branch()
-            .and_then(|branch| branch.strip_prefix(b"z9hG4bKpool"))
-            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
-        let Some(number) = number else { return };
-        // Over streams the branch names the subscription itself.
-        let subscription = match self.pending.get_mut(&number) {
-            Some(pending) => {
-                pending.transaction.on_response(now, code);
-                pending.subscription
-            }
-            None => return,
-        };
-        if code >= 200 {
-            self.pending.remove(&number);
+    /// The same with a number.
+    fn number_line(&mut self, name: &[u8], number: u64) {
+        self.lines.extend_from_slice(name);
+        self.lines.extend_from_slice(b": ");
+        write_number(number, &mut self.lines);
+        self.lines.extend_from_slice(b"\r\n");
+    }
+
+    /// The lifetime to grant for what was asked (RFC 3261 §10.3, 6665 §4.2.1.1, 3903 §6).
+    fn grant(&mut self, asked: Option<u32>) -> Result<u32, Reply> {
+        let (least, most) = self.config.expires;
+        let asked = asked.unwrap_or(most);
+        if asked > 0 && asked < least {
+            self.number_line(b"Min-Expires", u64::from(least));
+            return Err(Reply::new(423));
         }
-        if matches!(code, 404 | 405 | 410 | 416 | 480..=485 | 489 | 501 | 604) {
-            self.remove_subscription(subscription);
+        Ok(asked.min(most))
+    }
+
+    /// A bound refuses a request.
+    fn refuse(&mut self, code: u16) -> Reply {
+        self.stats.refused += 1;
+        self.lines.clear();
+        if code == 503 {
+            self.line(b"Retry-After", b"60");
+        }
+        Reply::new(code)
+    }
+
+    fn user(&mut self, number: u32) -> &mut User {
+        let at = number as usize - 1;
+        if at >= self.users.len() {
+            self.users.resize_with(at + 1, User::default);
+        }
+        &mut self.users[at]
+    }
+
+    /// Something of this user ends at this instant.
+    fn arm_user(&mut self, user: u32, at: Time) {
+        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
+        if !held.timer.is_set() || at < held.timer_at {
+            self.timers.cancel(&mut held.timer);
+            held.timer = self.timers.insert(at, Due::User(user));
+            held.timer_at = at;
+        }
+    }
+
+    /// Ends what is over; a timer may fire early, as what it was set for was refreshed.
+    fn user_expired(&mut self, now: Time, user: u32, out: &mut Vec<Out>) {
+        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
+        held.timer = TimerId::NONE;
+        let before = (held.bindings.len(), held.publications.len());
+        held.bindings.retain(|b| b.expires > now);
+        let bytes = &mut self.document_bytes;
+        held.publications.retain(|p| {
+            let live = p.expires > now;
+            *bytes -= if live { 0 } else { p.document.len() };
+            live
+        });
+        self.stats.registrations -= (before.0 - held.bindings.len()) as u64;
+        let ended = before.1 - held.publications.len();
+        self.stats.publications -= ended as u64;
+        let ends = held.bindings.iter().map(|b| b.expires).chain(held.publications.iter().map(|p| p.expires));
+        if let Some(next) = ends.min() {
+            self.arm_user(user, next);
+        }
+        if ended > 0 {
+            self.tell_watchers(now, now, user, out);
         }
     }
 
     /// When [`Core::expire`] wants to be called.
     #[must_use]
     pub fn next_timer(&self) -> Time {
-        self.due.keys().next().map_or(Time::NEVER, |(at, _)| *at)
+        let merged = self.merged.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
+        self.timers.next().min(merged)
     }
 
     /// What time brings: retransmissions, ends of lifetimes, merged NOTIFYs.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Out>) {
-        while let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= now) {
-            let (_, due) = entry.remove_entry().0;
+        self.start(now);
+        while let Some(due) = self.timers.pop(now) {
             match due {
-                Due::Notify(number) => self.notify_timer(now, number, out),
-                Due::Merged(subscription) => self.merged(now, subscription, out),
-                Due::Subscription(number) => self.subscription_expired(now, number, out),
-                Due::Sweep => {
-                    self.sweep(now, out);
-                    self.due.insert((now + SECOND, Due::Sweep), ());
-                }
+                Due::Notify(slot) => self.notify_timer(now, slot, out),
+                Due::Subscription(slot) => self.subscription_expired(now, slot, out),
+                Due::User(user) => self.user_expired(now, user, out),
             }
         }
-    }
-
-    fn notify_timer(&mut self, now: Time, number: u64, out: &mut Vec<Out>) {
-        let Some(pending) = self.pending.get_mut(&number) else { return };
-        match pending.transaction.on_timer(now) {
-            OnTimer::Retransmit => {
-                out.push(Out { peer: pending.peer, bytes: pending.bytes.clone(), at: now, notify: true });
-                count(&mut self.stats.sent, "NOTIFY", 0);
-                self.due.insert((pending.transaction.next(), Due::Notify(number)), ());
-            }
-            OnTimer::Wait => {
-                self.due.insert((pending.transaction.next(), Due::Notify(number)), ());
-            }
-            OnTimer::TimedOut | OnTimer::Terminated => {
-                let subscription = pending.subscription;
-                self.pending.remove(&number);
-                self.remove_subscription(subscription);
-            }
-        }
-    }
-
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    /// A connection is gone: what used it has no way back.
-    pub fn disconnected(&mut self, peer: Peer) {
-        let gone: Vec<u64> =
-            self.subscriptions.iter().filter(|(_, s)| s.peer == peer).map(|(n, _)| *n).collect();
-        for number in gone {
-            self.remove_subscription(number);
+        while let Some(Reverse((_, slot, generation))) = self.merged.peek().copied().filter(|m| m.0.0 <= now)
+        {
+            self.merged.pop();
+            self.merge(now, slot, generation, out);
         }
     }
 }
 
-const ALLOW: &str = "REGISTER, SUBSCRIBE, PUBLISH, NOTIFY, OPTIONS, ACK";
-const PIDF: &str = "application/pidf+xml";
-
-fn count(counts: &mut BTreeMap<String, u64>, method: &str, code: u16) {
-    let key = if code == 0 { method.to_owned() } else { format!("{method} {code}") };
-    *counts.entry(key).or_default() += 1;
-}
+const ALLOW: &[u8] = b"REGISTER, SUBSCRIBE, PUBLISH, OPTIONS, ACK";
+const PIDF: &[u8] = b"application/pidf+xml";
 
 /// `user000001` of so many.
 fn account_number(user: &[u8], users: u32) -> Option<u32> {
     let digits = user.strip_prefix(b"user")?;
     let plausible = digits.len() >= 6 && digits.iter().all(u8::is_ascii_digit);
     let number = plausible.then(|| value::number(digits)).flatten()?;
-    let canonical = digits.len() == 6 || number > 999_999;
+    let canonical = digits.len() == 6 || digits[0] != b'0';
     (canonical && number >= 1 && number <= users).then_some(number)
 }
 
-fn user_name(number: u32) -> String {
-    format!("user{number:06}")
-}
-
 /// RFC 3261 §17.2.3: branch, sent-by, method; or the older rule without a magic cookie.
-fn transaction_key(message: &Message<'_>, method: &[u8]) -> Option<Vec<u8>> {
-    let via = value::via(message.header(HeaderId::Via)?)?;
+fn transaction_key(via: &[u8], message: &Message<'_>, method: &[u8], key: &mut Vec<u8>) {
+    key.clear();
     let branch = message.branch().unwrap_or(b"");
-    let mut key = Vec::with_capacity(96);
     if branch.starts_with(b"z9hG4bK") {
         key.extend_from_slice(branch);
     } else {
-        key.extend_from_slice(message.call_id());
-        key.extend_from_slice(message.header(HeaderId::CSeq)?);
+        for part in [message.call_id(), message.header(HeaderId::CSeq).unwrap_or(b"")] {
+            key.extend_from_slice(part);
+            key.push(0);
+        }
         key.extend_from_slice(message.from_tag().unwrap_or(b""));
+        key.push(0);
+        key.extend_from_slice(message.to_tag().unwrap_or(b""));
     }
-    key.extend_from_slice(via.host);
-    key.extend_from_slice(&via.port.unwrap_or(0).to_be_bytes());
+    key.push(0);
+    // Protocol and sent-by, as written: a copy is written the same.
+    let end = via.iter().position(|b| matches!(b, b';' | b',')).unwrap_or(via.len());
+    key.extend_from_slice(via[..end].trim_ascii());
+    key.push(0);
     key.extend_from_slice(method);
-    Some(key)
 }

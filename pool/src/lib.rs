@@ -8,7 +8,8 @@
 //! | --- | --- |
 //! | [`config`] | addresses, accounts, knobs |
 //! | [`core`] | the pool without sockets and clock |
-//! | [`server`] | the shell around it |
+//! | [`faults`] | what happens to messages on purpose |
+//! | [`server`] | sockets and the timer around both |
 //! | [`auth`] | digest on the server's side |
 //! | [`certs`] | a CA and a certificate |
 
@@ -16,6 +17,7 @@ pub mod auth;
 pub mod certs;
 pub mod config;
 pub mod core;
+pub mod faults;
 pub mod server;
 
 pub use config::{Delay, PoolConfig, Reject};

@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 
 use adsum_sip::Time;
+use adsum_sip::locate::Failure as Trouble;
 
 /// One step of the workflow, as failures name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -298,6 +299,17 @@ pub enum Hop {
     Blocked(SocketAddr),
 }
 
+/// The answer to [`Host::redirect`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirect {
+    /// This host does not follow: the redirection stands as a failure that names its target.
+    No,
+    /// The user has another flow from now on, which leads there.
+    To(Opened),
+    /// An address that nobody allowed: nothing may be sent there.
+    Blocked(SocketAddr),
+}
+
 /// Where a message came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
@@ -354,6 +366,21 @@ pub trait Host {
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>);
     /// Where a URI of the pool leads: a remote target or a route.
     fn hop(&mut self, flow: Flow, uri: &[u8]) -> Hop;
+    /// The server sends the REGISTER of a user elsewhere (301, 302, 305 of RFC 3261 §21.3), and its
+    /// flow is a stream. A host that follows gives up the user's flow as by [`Host::close`], reports
+    /// nothing of it any more, and opens one to where `uri` leads; it may have the same number.
+    /// Everything of the user travels there until it signs off or loses it. Asked at most five times
+    /// for one registration.
+    fn redirect(&mut self, _now: Time, _user: u32, _uri: &[u8]) -> Redirect {
+        Redirect::No
+    }
+
+    /// The server behind a flow did not do its part (RFC 3263 §4.3): a 503, or
+    /// silence until timer F. `true` if what has no ties to it should go elsewhere,
+    /// where the next [`Host::open`] leads.
+    fn target_failed(&mut self, _now: Time, _flow: Flow, _trouble: Trouble) -> bool {
+        false
+    }
 
     /// A success.
     fn sample(&mut self, sample: &Sample);

@@ -106,6 +106,13 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
+    /// The instant at which a timer fires, to the tick; `None` if none is set.
+    #[must_use]
+    pub fn due(&self, id: TimerId) -> Option<Time> {
+        let node = self.nodes.get(id.0 as usize)?;
+        Some(self.origin + u64::from(node.tick) * MILLISECOND)
+    }
+
     /// A timer that is due at `now`; the caller clears its handle of it.
     /// Call it until it answers `None`.
     pub fn pop(&mut self, now: Time) -> Option<K> {

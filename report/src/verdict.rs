@@ -88,7 +88,8 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Verdict {
     add(!events.aborted_by.is_empty(), 11);
     add(failed, 10);
     codes.sort_by_key(|code| PRECEDENCE.iter().position(|p| p == code));
-    let word = if !reasons.is_empty() {
+    // A run that never began has nothing to be judged by.
+    let word = if !reasons.is_empty() || !events.not_ready.is_empty() {
         "untrustworthy"
     } else if failed || !events.aborted_by.is_empty() || !events.stopped_by.is_empty() {
         "failed"

@@ -5,7 +5,6 @@
 //! `Content-Type`, nobody can know where the next message begins.
 
 use memchr::memchr;
-use memchr::memmem;
 
 use crate::header::HeaderId;
 use crate::value;
@@ -57,13 +56,13 @@ pub fn next(bytes: &[u8]) -> Result<Frame, FrameError> {
     if begin == bytes.len() {
         return Ok(if begin == 0 { Frame::More } else { Frame::KeepAlive(begin) });
     }
-    let Some(head) = head_end(&bytes[begin..]) else {
+    let Some((head, length)) = head(&bytes[begin..]) else {
         return if bytes.len() - begin > MAX_HEAD { Err(FrameError::HeadTooLong) } else { Ok(Frame::More) };
     };
     if head > MAX_HEAD {
         return Err(FrameError::HeadTooLong);
     }
-    let length = body_length(&bytes[begin..begin + head])?;
+    let length = length?;
     if length as usize > MAX_BODY {
         return Err(FrameError::BodyTooLong(length));
     }
@@ -71,47 +70,55 @@ pub fn next(bytes: &[u8]) -> Result<Frame, FrameError> {
     Ok(if end <= bytes.len() { Frame::Message { begin, end } } else { Frame::More })
 }
 
-/// The index after the empty line; bare line feeds are tolerated, also next to
-/// CRLF, because the scanner does so: both must see the same end.
-fn head_end(bytes: &[u8]) -> Option<usize> {
-    let strict = memmem::find(bytes, b"\n\r\n").map(|at| at + 3);
-    let bare = memmem::find(bytes, b"\n\n").map(|at| at + 2);
-    match (strict, bare) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (found, other) => found.or(other),
-    }
-}
-
-fn body_length(head: &[u8]) -> Result<u32, FrameError> {
-    let mut length = None;
+/// The index after the empty line, and the length of the body; `None` if the
+/// headers do not end here. Bare line feeds are tolerated, also next to CRLF,
+/// because the scanner does so: both must see the same end.
+///
+/// Every byte of a stream passes through here, so it is one pass, and only the
+/// headers that may be the two of interest are looked at.
+fn head(bytes: &[u8]) -> Option<(usize, Result<u32, FrameError>)> {
+    let mut length: Result<Option<u32>, FrameError> = Ok(None);
     let mut typed = false;
-    let mut rest = &head[line_end(head)..];
-    while !rest.is_empty() {
-        // A header with the lines it is folded over.
-        let mut end = line_end(rest);
-        while matches!(rest.get(end), Some(b' ' | b'\t')) {
-            end += line_end(&rest[end..]);
+    let mut at = line_end(bytes);
+    while at < bytes.len() && at <= MAX_HEAD {
+        let begin = at;
+        match bytes[begin..] {
+            [b'\n', ..] | [b'\r', b'\n', ..] => {
+                let end = begin + if bytes[begin] == b'\n' { 1 } else { 2 };
+                let length = length.and_then(|length| match length {
+                    Some(length) => Ok(length),
+                    None if typed => Err(FrameError::NoLength),
+                    None => Ok(0),
+                });
+                return Some((end, length));
+            }
+            _ => at += line_end(&bytes[begin..]),
         }
-        let (field, more) = rest.split_at(end);
-        rest = more;
+        if !matches!(bytes[begin], b'c' | b'C' | b'l' | b'L') {
+            continue;
+        }
+        // A header with the lines it is folded over.
+        while matches!(bytes.get(at), Some(b' ' | b'\t')) {
+            at += line_end(&bytes[at..]);
+        }
+        let field = &bytes[begin..at];
         let Some(colon) = memchr(b':', field) else { continue };
         match HeaderId::of(field[..colon].trim_ascii()) {
             HeaderId::ContentLength => {
-                let value = value::number(&field[colon + 1..]).ok_or(FrameError::BadLength)?;
-                if length.is_some_and(|before| before != value) {
-                    return Err(FrameError::BadLength);
-                }
-                length = Some(value);
+                let value = value::number(&field[colon + 1..]);
+                // A wrong one is told when all of the headers are here.
+                length = match (length, value) {
+                    (Ok(before), Some(value)) if before.is_none_or(|before| before == value) => {
+                        Ok(Some(value))
+                    }
+                    _ => Err(FrameError::BadLength),
+                };
             }
             HeaderId::ContentType => typed = true,
             _ => {}
         }
     }
-    match length {
-        Some(length) => Ok(length),
-        None if typed => Err(FrameError::NoLength),
-        None => Ok(0),
-    }
+    None
 }
 
 /// The index after the first line.

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`.
+//! Developer commands: `cargo xtask test`, `cargo xtask bench`.
 
 use std::process::{Command, ExitCode};
 
@@ -30,8 +30,16 @@ const PACKAGES: [(&str, &[&str]); 6] = [
     ("openssl", &["/usr/bin/openssl"]),
 ];
 
-const HELP: &str = "cargo xtask test [--install]   everything: format, lints, all tests, interoperability\n\
-                    \n  --install  install the Debian packages that are missing (done anyway for root)";
+/// What `bench sipp` needs besides, unless another SIPp is named.
+const SIPP: (&str, &[&str]) = ("sip-tester", &["/usr/bin/sipp"]);
+
+const HELP: &str = "cargo xtask test [--install]    everything: format, lints, all tests, interoperability\n\
+                    cargo xtask bench sipp …         side by side with SIPp, against Kamailio\n\
+                    cargo xtask bench memory …       what a held user takes\n\
+                    cargo xtask bench cost …         what a message costs, and where\n\
+                    cargo xtask bench micro [FILTER] micro benchmarks\n\
+                    \n  --install  install the Debian packages that are missing (done anyway for root)\n\
+                    \n`cargo xtask bench sipp --help` tells its options; benches/README.md explains the figures";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +47,9 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => test(is_root()),
         ["test", "--install"] => test(true),
+        ["bench", "micro"] => cargo(&["bench", "--package", "adsum-benches"], false),
+        ["bench", "micro", filter] => cargo(&["bench", "--package", "adsum-benches", "--", filter], false),
+        ["bench", kind @ ("sipp" | "memory" | "cost"), rest @ ..] => bench(kind, rest),
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);
@@ -72,9 +83,36 @@ fn test(install: bool) -> Result<(), String> {
     cargo(&["test", "--workspace", "--no-fail-fast"], interop)
 }
 
+/// The benchmarks' own runner, which builds adsum as its users do.
+fn bench(kind: &str, options: &[&str]) -> Result<(), String> {
+    let install = options.contains(&"--install");
+    let options: Vec<&str> = options.iter().copied().filter(|option| *option != "--install").collect();
+    let asks = options.iter().any(|option| matches!(*option, "--help" | "-h"));
+    let own_sipp = options.iter().any(|option| option.starts_with("--sipp"));
+    if kind == "sipp" && !asks {
+        let mut missing = missing();
+        if !own_sipp && !there(SIPP.1) {
+            missing.push(SIPP.0);
+        }
+        if !missing.is_empty() {
+            eprintln!("xtask: these Debian packages are missing: {}", missing.join(" "));
+            if !install && !is_root() {
+                return Err("`cargo xtask bench sipp --install` installs them (as root)".to_owned());
+            }
+            install_packages(&missing)?;
+        }
+    }
+    let mut args = vec!["run", "--quiet", "--package", "adsum-benches", "--bin", "adsum-bench", "--", kind];
+    args.extend_from_slice(&options);
+    cargo(&args, false)
+}
+
 fn missing() -> Vec<&'static str> {
-    let there = |files: &[&str]| files.iter().any(|file| std::path::Path::new(file).exists());
     PACKAGES.iter().filter(|(_, files)| !there(files)).map(|(name, _)| *name).collect()
+}
+
+fn there(files: &[&str]) -> bool {
+    files.iter().any(|file| std::path::Path::new(file).exists())
 }
 
 fn is_root() -> bool {

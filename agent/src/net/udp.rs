@@ -87,6 +87,12 @@ impl UdpPort {
         self.local
     }
 
+    /// Where it is connected to.
+    #[must_use]
+    pub fn target(&self) -> SocketAddr {
+        self.target
+    }
+
     /// Bytes of receive buffer that the kernel granted (it counts its own overhead).
     #[must_use]
     pub fn granted(&self) -> usize {

@@ -2,15 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use adsum_presence::Host;
 use adsum_presence::accounts::Accounts;
 use adsum_presence::host::{
     Class, Counter, Failure, Flow, FlowError, FlowEvent, Hop, Measure, Method, Opened, Origin, Progress,
-    Sample, Sent, Stage,
+    Redirect, Sample, Sent, Stage,
 };
 use adsum_presence::population::Transport;
+use adsum_sip::locate::{Attempt, Failover, Failure as Trouble};
 use adsum_sip::{Time, value};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use crate::failures::Failures;
 use crate::net::allow::Allow;
@@ -26,6 +30,10 @@ pub(super) struct Line {
     pub connection: Option<Box<Connection>>,
     /// Which connection of this flow: events of earlier ones are ignored.
     pub generation: u32,
+    /// Which targets were tried for it, and which is now.
+    pub attempt: Option<Attempt>,
+    /// Where the pool sent this user (3xx), instead of one of the targets.
+    pub redirect: Option<SocketAddr>,
 }
 
 impl Line {
@@ -59,7 +67,8 @@ pub(super) struct ShardIo {
     /// The clock's last reading in this turn.
     pub now: Time,
     pub transport: Transport,
-    pub udp: Option<UdpPort>,
+    /// For UDP: a port for each target; the flow is its number.
+    pub udp: Vec<UdpPort>,
     /// For streams: by flow.
     pub lines: Vec<Line>,
     /// Users share the lines.
@@ -70,36 +79,44 @@ pub(super) struct ShardIo {
     pub outbox: Outbox,
     /// Ciphertext on its way to the kernel.
     pub sealed: Vec<u8>,
-    pub dials: Vec<Dial>,
-    /// Which of `dials` new connections use.
-    pub dial: usize,
-    pub target: SocketAddr,
+    /// Local addresses that connections use in turn.
+    pub sources: Vec<IpAddr>,
+    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// Where the pool is, and which of its addresses rest because they failed.
+    pub failover: Failover,
     pub allow: Allow,
     pub advertise: Option<String>,
     pub watcher: Option<Watcher>,
     pub trace: Option<Trace>,
     /// Datagrams that the target's host refused (ICMP).
     pub refused: u64,
+    /// A bit for each port that has heard of a refusal since the last turn.
+    pub refused_flows: u64,
     pub accounts: Rc<Accounts>,
 }
 
 impl ShardIo {
+    /// True if messages travel as datagrams.
+    pub fn is_udp(&self) -> bool {
+        !self.udp.is_empty()
+    }
+
     fn line(&mut self, flow: Flow) -> Option<&mut Line> {
         self.lines.get_mut(flow as usize)
     }
 
     /// The local address of a flow.
     fn local(&self, flow: Flow) -> Option<SocketAddr> {
-        match &self.udp {
+        match self.udp.get(flow as usize) {
             Some(udp) => Some(udp.local()),
             None => self.lines.get(flow as usize)?.connection.as_deref().map(Connection::local),
         }
     }
 
-    fn send_udp(&mut self, hop: Hop, bytes: &[u8]) -> Sent {
+    fn send_udp(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
         let at = clock::now();
         self.now = at;
-        let Some(udp) = &self.udp else { return Sent::Gone(at) };
+        let Some(udp) = self.udp.get(flow as usize) else { return Sent::Gone(at) };
         let send = || match hop {
             Hop::Target => udp.send(bytes),
             Hop::Address(to) => udp.send_to(bytes, to),
@@ -111,6 +128,9 @@ impl ShardIo {
             self.refused += 1;
             self.recorder.name(at, self.stage, "icmp_refused", "", 1);
             result = send();
+            let target = udp.target();
+            self.refused_flows |= 1 << flow.min(63);
+            self.target_failed(at, target, Trouble::Transport);
         }
         match result {
             Ok(_) => Sent::At(at),
@@ -132,10 +152,46 @@ impl ShardIo {
         true
     }
 
-    /// Where a connection of this flow leads.
-    pub fn dial_of(&self, flow: Flow) -> Option<&Dial> {
-        let all = self.dials.len().max(1);
-        self.dials.get((self.dial + flow as usize % all) % all)
+    /// Where a connection of this flow leads now.
+    pub fn dial_of(&mut self, now: Time, flow: Flow) -> Option<Dial> {
+        let fresh = self.failover.begin(now);
+        let line = self.lines.get_mut(flow as usize)?;
+        let target = match line.redirect {
+            Some(target) => target,
+            None => self.failover.address(*line.attempt.get_or_insert(fresh?))?,
+        };
+        let source = match self.sources.len() {
+            0 => None,
+            all => self.sources.get(flow as usize % all).copied(),
+        };
+        Some(Dial { target, source, tls: self.tls.clone() })
+    }
+
+    /// A target did not do its part: it rests, and what comes next goes
+    /// elsewhere if there is an elsewhere. `true` if so.
+    pub fn target_failed(&mut self, now: Time, target: SocketAddr, trouble: Trouble) -> bool {
+        let Some(attempt) = self.failover.at(target) else { return false };
+        let resting = self.failover.resting(now);
+        self.failover.report(attempt, trouble, now);
+        if self.failover.resting(now) > resting {
+            self.recorder.name(now, self.stage, "failover", "", 1);
+        }
+        self.failover.resting(now) < self.failover.len()
+    }
+
+    /// The target behind a port is there.
+    pub fn answered(&mut self, now: Time, flow: usize) {
+        if let Some(attempt) = self.udp.get(flow).and_then(|udp| self.failover.at(udp.target())) {
+            self.failover.answered(attempt, now);
+        }
+    }
+
+    /// Where the messages of a flow go.
+    pub fn target_of(&self, flow: Flow) -> Option<SocketAddr> {
+        match self.udp.get(flow as usize) {
+            Some(udp) => Some(udp.target()),
+            None => self.lines.get(flow as usize)?.connection.as_deref().map(Connection::peer),
+        }
     }
 
     /// The flow whose messages wait.
@@ -189,11 +245,7 @@ impl ShardIo {
     fn peer_of(&self, flow: Flow, hop: Hop) -> SocketAddr {
         match hop {
             Hop::Address(to) | Hop::Blocked(to) => to,
-            Hop::Target => self
-                .lines
-                .get(flow as usize)
-                .and_then(|line| line.connection.as_deref())
-                .map_or(self.target, Connection::peer),
+            Hop::Target => self.target_of(flow).unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
         }
     }
 
@@ -216,9 +268,9 @@ impl ShardIo {
 }
 
 impl Host for ShardIo {
-    fn open(&mut self, _now: Time, user: u32) -> Opened {
-        if self.udp.is_some() {
-            return Opened::Ready(0);
+    fn open(&mut self, now: Time, user: u32) -> Opened {
+        if self.is_udp() {
+            return Opened::Ready(self.failover.begin(now).map_or(0, |attempt| attempt.index() as Flow));
         }
         if self.shared {
             return Opened::Ready(user % self.lines.len().max(1) as u32);
@@ -226,13 +278,15 @@ impl Host for ShardIo {
         if let Some(line) = self.line(user) {
             line.generation = line.generation.wrapping_add(1);
             line.connection = None;
+            line.attempt = None;
+            line.redirect = None;
         }
         self.wanted.push(user);
         Opened::Connecting(user)
     }
 
     fn close(&mut self, user: u32, flow: Flow) {
-        if self.udp.is_some() || self.shared || flow != user {
+        if self.is_udp() || self.shared || flow != user {
             return;
         }
         if self.outbox.flow == flow {
@@ -246,7 +300,8 @@ impl Host for ShardIo {
     }
 
     fn send(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
-        let sent = if self.udp.is_some() { self.send_udp(hop, bytes) } else { self.send_stream(flow, bytes) };
+        let sent =
+            if self.is_udp() { self.send_udp(flow, hop, bytes) } else { self.send_stream(flow, bytes) };
         if self.trace.is_some() {
             self.trace(true, self.peer_of(flow, hop), bytes);
         }
@@ -255,7 +310,7 @@ impl Host for ShardIo {
 
     fn reply(&mut self, flow: Flow, origin: Origin, bytes: &[u8]) -> Sent {
         let hop = if origin.foreign { Hop::Address(origin.from) } else { Hop::Target };
-        if self.udp.is_some() {
+        if self.is_udp() {
             return self.send(flow, hop, bytes);
         }
         // What follows from the request that is answered leaves with the answer.
@@ -275,19 +330,39 @@ impl Host for ShardIo {
         }
     }
 
-    fn hop(&mut self, _flow: Flow, uri: &[u8]) -> Hop {
+    fn hop(&mut self, flow: Flow, uri: &[u8]) -> Hop {
         // Names are not resolved on the way: a pool that names itself by name is where we already are.
-        let Some(uri) = value::sip_uri(uri) else { return Hop::Target };
-        let host = std::str::from_utf8(uri.host).unwrap_or("").trim_matches(['[', ']']);
-        let Ok(ip) = host.parse::<IpAddr>() else { return Hop::Target };
-        let address = SocketAddr::new(ip, uri.port.unwrap_or(5060));
-        if address == self.target {
+        let Some(address) = numeric(uri, 5060) else { return Hop::Target };
+        if Some(address) == self.target_of(flow) {
             Hop::Target
-        } else if self.allow.permits(ip) {
+        } else if self.allow.permits(address.ip()) {
             Hop::Address(address)
         } else {
             Hop::Blocked(address)
         }
+    }
+
+    fn redirect(&mut self, _now: Time, user: u32, uri: &[u8]) -> Redirect {
+        // Of a shared connection one user cannot be taken away, and names are not resolved on
+        // the way: there the answer stands, and names the new target.
+        let default = if self.transport == Transport::Tls { 5061 } else { 5060 };
+        let Some(target) = numeric(uri, default).filter(|_| !self.shared && !self.is_udp()) else {
+            return Redirect::No;
+        };
+        if !self.allow.permits(target.ip()) {
+            return Redirect::Blocked(target);
+        }
+        self.close(user, user);
+        let Some(line) = self.lines.get_mut(user as usize) else { return Redirect::No };
+        line.attempt = None;
+        line.redirect = Some(target);
+        self.wanted.push(user);
+        Redirect::To(Opened::Connecting(user))
+    }
+
+    fn target_failed(&mut self, now: Time, flow: Flow, trouble: Trouble) -> bool {
+        let Some(target) = self.target_of(flow) else { return false };
+        ShardIo::target_failed(self, now, target, trouble)
     }
 
     fn sample(&mut self, s: &Sample) {
@@ -328,7 +403,14 @@ impl Host for ShardIo {
     }
 }
 
-/// What a task tells the shard about its connection.
+/// The address that a URI names by number.
+fn numeric(uri: &[u8], default_port: u16) -> Option<SocketAddr> {
+    let uri = value::sip_uri(uri)?;
+    let host = std::str::from_utf8(uri.host).ok()?.trim_matches(['[', ']']);
+    Some(SocketAddr::new(host.parse().ok()?, uri.port.unwrap_or(default_port)))
+}
+
+/// What becomes known about a connection.
 pub(super) fn gone(error: FlowError, connected: bool) -> FlowEvent {
     if connected { FlowEvent::Closed(error) } else { FlowEvent::Failed(error) }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use adsum_presence::host::{Activity, Class, Counter, Failure, Flow, FlowError, FlowEvent, Origin};
 use adsum_sip::Time;
 use adsum_sip::frame::{self, Frame};
+use adsum_sip::locate::Failure as Trouble;
 use adsum_sip::time::SECOND;
 
 use super::{Core, io, stages};
@@ -84,9 +85,8 @@ impl Core {
                 break;
             }
             self.streams.limits.pop_front();
-            if !open {
-                let target = self.io.dial_of(flow).map_or(self.io.target, |dial| dial.target);
-                self.lost(flow, too_slow(&target), false);
+            if !open && let Some(dial) = self.io.dial_of(now, flow) {
+                self.lost(flow, too_slow(&dial.target), false);
             }
         }
         while let Some((_, flow)) = self.streams.retries.front().copied().filter(|(at, _)| *at <= now) {
@@ -103,8 +103,8 @@ impl Core {
     fn open_line(&mut self, now: Time, flow: Flow) {
         let Some(line) = self.io.lines.get(flow as usize) else { return };
         let generation = line.generation;
-        let opened = match self.io.dial_of(flow) {
-            Some(dial) if self.io.allow.permits(dial.target.ip()) => Connection::open(dial),
+        let opened = match self.io.dial_of(now, flow) {
+            Some(dial) if self.io.allow.permits(dial.target.ip()) => Connection::open(&dial),
             Some(Dial { target, .. }) => Err(self.io.blocked(target.ip())),
             None => Err(FlowError {
                 class: Class::Configuration,
@@ -264,6 +264,9 @@ impl Core {
     fn connected(&mut self, flow: Flow) {
         let now = clock::now();
         self.io.now = now;
+        if let Some(attempt) = self.io.lines.get(flow as usize).and_then(|line| line.attempt) {
+            self.io.failover.answered(attempt, now);
+        }
         if !self.io.shared {
             self.population.on_flow(now, flow, FlowEvent::Open(now), &mut self.io);
         }
@@ -274,14 +277,22 @@ impl Core {
     pub(super) fn lost(&mut self, flow: Flow, error: FlowError, connected: bool) {
         let now = clock::now();
         self.io.now = now;
-        if let Some(line) = self.io.lines.get_mut(flow as usize) {
-            line.connection = None;
-            line.generation = line.generation.wrapping_add(1);
-        }
-        if !connected && self.io.dials.len() > 1 {
-            // RFC 3263 §4.3: the next target is tried by whoever connects next.
-            self.io.dial = (self.io.dial + 1) % self.io.dials.len();
-            self.io.recorder.name(now, self.io.stage, "failover", "", 1);
+        let Some(line) = self.io.lines.get_mut(flow as usize) else { return };
+        line.connection = None;
+        line.generation = line.generation.wrapping_add(1);
+        if let Some(attempt) = line.attempt.take() {
+            let resting = self.io.failover.resting(now);
+            // A connection that was open says nothing about a new one.
+            let next =
+                if connected { None } else { self.io.failover.failed(attempt, Trouble::Transport, now) };
+            if self.io.failover.resting(now) > resting && self.io.failover.len() > 1 {
+                self.io.recorder.name(now, self.io.stage, "failover", "", 1);
+            }
+            if next.is_some() {
+                // RFC 3263 §4.3: the same request goes to the next target.
+                self.io.lines[flow as usize].attempt = next;
+                return self.io.wanted.push(flow);
+            }
         }
         if self.io.shared {
             self.shared_lost(now, flow, error, connected);

@@ -20,6 +20,7 @@ use adsum_presence::contacts::Contacts;
 use adsum_presence::host::{Counter, Flow, Origin, Stage};
 use adsum_presence::population::{Config, Kind, Population, Transport};
 use adsum_presence::simple::MessageError;
+use adsum_sip::locate::{Failover, Failure as Trouble};
 use adsum_sip::oracle::{Opinion, Sampler};
 use adsum_sip::{Message, Scanner, Time};
 
@@ -27,7 +28,6 @@ use crate::ceiling::Ceiling;
 use crate::failures::FailureRow;
 use crate::net::allow::Allow;
 use crate::net::clock::{self, StampClock};
-use crate::net::stream::Dial;
 use crate::net::udp::UdpPort;
 use crate::pace::{Arrivals, Ownership, Schedule, Step};
 use crate::recorder::{Recorder, Second};
@@ -38,6 +38,8 @@ pub use run::{EVENTS, Shard, spawn};
 /// Arrivals of one shard that may wait for a free pair; what comes beyond is
 /// not started, and counted so. Enough for ten thousand a second over six.
 const MAX_WAITING: usize = 65_536;
+/// Targets that UDP keeps sockets for; further ones of the list are not used.
+const MAX_UDP_TARGETS: usize = 8;
 /// Longest time that a turn may follow its wake-up; more is a gap and counted.
 const GAP: u64 = 250_000_000;
 /// The loop wakes at least this often, so that a gap is seen when it happens.
@@ -221,9 +223,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(plan: ShardPlan) -> Result<Self, ShardError> {
         let now = clock::now();
-        let target = *plan.targets.first().ok_or(ShardError::NoTarget)?;
-        if !plan.allow.permits(target.ip()) {
-            return Err(ShardError::NotAllowed(target.ip(), plan.allow.advice(target.ip())));
+        let first = *plan.targets.first().ok_or(ShardError::NoTarget)?;
+        let targets: Vec<SocketAddr> =
+            plan.targets.iter().copied().filter(|target| plan.allow.permits(target.ip())).collect();
+        if targets.is_empty() {
+            return Err(ShardError::NotAllowed(first.ip(), plan.allow.advice(first.ip())));
         }
         let transport = plan.config.transport;
         let accounts = Rc::new(plan.accounts);
@@ -239,12 +243,16 @@ impl Core {
         let each = contacts.publishers_per_pair();
         let population = Population::with_contacts(plan.config.clone(), Rc::clone(&accounts), contacts, now)?;
         let udp = match transport {
-            Transport::Udp => Some(
-                UdpPort::new(plan.sources.first().copied(), target)
-                    .map_err(|e| ShardError::Io("a UDP socket", e))?,
-            ),
-            _ => None,
+            Transport::Udp => targets
+                .iter()
+                .take(MAX_UDP_TARGETS)
+                .map(|target| UdpPort::new(plan.sources.first().copied(), *target))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|e| ShardError::Io("a UDP socket", e))?,
+            _ => Vec::new(),
         };
+        let reachable = if udp.is_empty() { targets.len() } else { udp.len() };
+        let failover = Failover::new(&targets[..reachable]);
         let tls = match (transport, &plan.tls) {
             (Transport::Tls, options) => Some(crate::net::tls::client(&options.clone().unwrap_or_default())?),
             _ => None,
@@ -253,19 +261,6 @@ impl Core {
             // The first use of the cryptography in a process takes some 20 ms: not within a measurement.
             crate::net::session::warm_up(config, name);
         }
-        let sources: Vec<Option<IpAddr>> = if plan.sources.is_empty() {
-            vec![None]
-        } else {
-            plan.sources.iter().copied().map(Some).collect()
-        };
-        let dials = plan
-            .targets
-            .iter()
-            .filter(|target| plan.allow.permits(target.ip()))
-            .flat_map(|target| {
-                sources.iter().map(|source| Dial { target: *target, source: *source, tls: tls.clone() })
-            })
-            .collect();
         let lines = match (transport, plan.shared_connections) {
             (Transport::Udp, _) => 0,
             (_, true) => 1,
@@ -292,14 +287,15 @@ impl Core {
             wanted: Vec::new(),
             outbox: io::Outbox::default(),
             sealed: Vec::new(),
-            dials,
-            dial: 0,
-            target,
+            sources: plan.sources,
+            tls,
+            failover,
             allow: plan.allow,
             advertise: plan.advertise,
             watcher: None,
             trace,
             refused: 0,
+            refused_flows: 0,
             accounts,
         };
         let mut core = Core {
@@ -353,6 +349,12 @@ impl Core {
             self.io.recorder.name(now, stage, "loop_gap", "", 1);
             self.io.recorder.name(now, stage, "loop_gap_ms", "", now.since(woken_for) / 1_000_000);
         }
+        let refused = std::mem::take(&mut self.io.refused_flows);
+        if refused != 0 && self.io.failover.len() > 1 {
+            for flow in (0..self.io.udp.len() as Flow).filter(|flow| refused & (1 << flow) != 0) {
+                self.population.refused(now, flow, &mut self.io);
+            }
+        }
         self.population.on_timer(now, &mut self.io);
         self.arrivals(now);
         self.rest();
@@ -388,52 +390,69 @@ impl Core {
         &self,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        match &self.io.udp {
-            Some(udp) => udp.poll_readable(context),
-            None => self.streams.poll_ready(context),
+        if !self.io.is_udp() {
+            return self.streams.poll_ready(context);
         }
+        // All are asked, so that each knows whom to wake.
+        let mut ready = std::task::Poll::Pending;
+        for udp in &self.io.udp {
+            if let std::task::Poll::Ready(found) = udp.poll_readable(context) {
+                ready = std::task::Poll::Ready(found);
+            }
+        }
+        ready
     }
 
     /// Takes what came, one batch of it; with a quantum, all that is there.
     pub(crate) fn receive(&mut self, limit: usize) {
         // Bounded, so that the timer has its turn: what is left is ready at once.
         for _ in 0..if self.has_quantum() { 64 } else { 1 } {
-            let more = if self.io.udp.is_some() { self.datagrams(limit) } else { self.streams() };
+            let more = if self.io.is_udp() { self.datagrams(limit) } else { self.streams() };
             if !more {
                 return;
             }
         }
     }
 
-    /// Takes what came by UDP, at most `limit` datagrams; `true` if there may be more.
-    pub(crate) fn datagrams(&mut self, limit: usize) -> bool {
+    /// Takes what came by UDP, at most `limit` datagrams of each port; `true` if there may be more.
+    fn datagrams(&mut self, limit: usize) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut more = true;
-        for _ in 0..limit {
-            let now = clock::now();
-            self.io.now = now;
-            let Some(udp) = &mut self.io.udp else { break };
-            match udp.receive(&mut buffer, &mut self.stamps, now) {
-                Ok(Some(received)) => {
-                    let origin = Origin { from: received.from, foreign: received.foreign };
-                    self.stamped(received.stamp.is_some());
-                    self.message(now, received.stamp.unwrap_or(now), 0, origin, &buffer[..received.len]);
-                    // The schedule does not wait for a queue of datagrams.
-                    self.arrivals(clock::now());
-                }
-                Ok(None) => {
-                    more = false;
-                    break;
-                }
-                Err(_) => {
-                    self.io.refused += 1;
-                    self.io.recorder.name(now, self.io.stage, "icmp_refused", "", 1);
-                }
-            }
+        let mut more = false;
+        for flow in 0..self.io.udp.len() {
+            more |= self.datagrams_of(flow, limit, &mut buffer);
         }
         self.buffer = buffer;
         self.rest();
         more
+    }
+
+    fn datagrams_of(&mut self, flow: usize, limit: usize, buffer: &mut [u8]) -> bool {
+        for _ in 0..limit {
+            let now = clock::now();
+            self.io.now = now;
+            match self.io.udp[flow].receive(buffer, &mut self.stamps, now) {
+                Ok(Some(received)) => {
+                    let origin = Origin { from: received.from, foreign: received.foreign };
+                    self.stamped(received.stamp.is_some());
+                    if self.io.udp.len() > 1 {
+                        self.io.answered(now, flow);
+                    }
+                    let stamp = received.stamp.unwrap_or(now);
+                    self.message(now, stamp, flow as Flow, origin, &buffer[..received.len]);
+                    // The schedule does not wait for a queue of datagrams.
+                    self.arrivals(clock::now());
+                }
+                Ok(None) => return false,
+                Err(_) => {
+                    self.io.refused += 1;
+                    self.io.recorder.name(now, self.io.stage, "icmp_refused", "", 1);
+                    let target = self.io.udp[flow].target();
+                    self.io.refused_flows |= 1 << flow;
+                    self.io.target_failed(now, target, Trouble::Transport);
+                }
+            }
+        }
+        true
     }
 
     fn stamped(&mut self, by_kernel: bool) {
@@ -483,7 +502,8 @@ impl Core {
         let within = self.io.recorder.end_of(self.second) - 1;
         let cpu = clock::thread_cpu_us();
         self.io.recorder.name(within, stage, "cpu_us", "", cpu - std::mem::replace(&mut self.cpu_us, cpu));
-        if let Some(lost) = self.io.udp.as_mut().map(UdpPort::take_lost).filter(|n| *n > 0) {
+        let lost: u64 = self.io.udp.iter_mut().map(UdpPort::take_lost).sum();
+        if lost > 0 {
             self.io.recorder.name(within, stage, "rx_dropped", "", lost);
         }
         let steps = self.stamps.take_steps();

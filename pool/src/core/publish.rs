@@ -1,9 +1,25 @@
-//! PUBLISH: entity tags, composition, expiry (RFC 3903).
+//! PUBLISH: entity tags, lifetimes, composition (RFC 3903 §6).
 
+use adsum_presence::slab::NONE;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
-use super::{Core, MAX_PUBLICATIONS, Out, PIDF, Publication, Reply, user_name};
+use super::document::{self, Document};
+use super::ids::{read_etag, write_etag};
+use super::{Core, Out, PIDF, Reply};
+
+/// Publications of one user: more devices than anybody carries.
+const MAX_PUBLICATIONS: usize = 16;
+/// Bytes of all documents: what a machine of a few gigabytes can spare.
+const MAX_DOCUMENT_BYTES: usize = 2 * 1024 * 1024 * 1024;
+
+/// One published document.
+#[derive(Debug)]
+pub(super) struct Publication {
+    etag: u64,
+    pub(super) document: Document,
+    pub(super) expires: Time,
+}
 
 impl Core {
     pub(super) fn publish(
@@ -13,65 +29,43 @@ impl Core {
         message: &Message<'_>,
         out: &mut Vec<Out>,
     ) -> Reply {
-        let (least, most) = self.config.expires;
         if !is_presence(message) {
-            return Reply::new(489).header("Allow-Events", "presence");
+            self.line(b"Allow-Events", b"presence");
+            return Reply::new(489);
         }
-        let asked = message.expires().unwrap_or(most);
-        if asked > 0 && asked < least {
-            return Reply::new(423).header("Min-Expires", &least.to_string());
+        // Step 2: the tag; steps 3 to 6: lifetime, body, combination of them.
+        let mut matches = message.headers(HeaderId::SipIfMatch);
+        let etag = matches.next();
+        if matches.next().is_some() {
+            return Reply::new(400);
         }
-        let granted = asked.min(most);
-        let body = message.body();
-        let etag = message.header(HeaderId::SipIfMatch);
-        let pidf = message.header(HeaderId::ContentType).is_some_and(|t| {
-            t.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(PIDF.as_bytes())
-        });
-        if !body.is_empty() && !pidf {
-            return Reply::new(415).header("Accept", PIDF);
-        }
-        let parts = if body.is_empty() { None } else { parts(body, self.config.strip_note) };
-        if !body.is_empty() && parts.is_none() {
-            return Reply::new(415).header("Accept", PIDF);
-        }
-        let number = self.number();
-        let held = self.users.entry(user).or_default();
-        let known = etag.map(|etag| {
-            let number =
-                etag.strip_prefix(b"e").and_then(|n| std::str::from_utf8(n).ok()?.parse::<u64>().ok());
-            held.publications.iter().position(|p| Some(p.etag) == number && p.expires > now)
-        });
-        let changed = match (known, parts) {
-            (Some(None), _) => return Reply::new(412),
-            (None, None) => return Reply::new(400), // neither tag nor document
-            (None, Some(_)) if granted == 0 => return Reply::new(400),
-            (None, Some((namespaces, inner))) => {
-                if held.publications.len() >= MAX_PUBLICATIONS {
-                    self.stats.refused += 1;
-                    return Reply::new(403);
-                }
-                let expires = now + u64::from(granted) * SECOND;
-                held.publications.push(Publication { etag: number, inner, namespaces, expires });
-                true
-            }
-            (Some(Some(at)), _) if granted == 0 => {
-                held.publications.remove(at);
-                true
-            }
-            (Some(Some(at)), parts) => {
-                let publication = &mut held.publications[at];
-                publication.etag = number;
-                publication.expires = now + u64::from(granted) * SECOND;
-                let modified = parts.is_some();
-                if let Some((namespaces, inner)) = parts {
-                    (publication.namespaces, publication.inner) = (namespaces, inner);
-                    // The newest one stands first in a composed document.
-                    let newest = held.publications.remove(at);
-                    held.publications.push(newest);
-                }
-                modified
-            }
+        let known = match etag.map(|etag| self.published(now, user, etag)) {
+            Some(None) => return Reply::new(412),
+            Some(Some(at)) => Some(at),
+            None => None,
         };
+        let granted = match self.grant(message.expires()) {
+            Ok(granted) => granted,
+            Err(reply) => return reply,
+        };
+        let body = message.body();
+        if !body.is_empty() && !media_type(message.header(HeaderId::ContentType).unwrap_or(b""), PIDF) {
+            self.line(b"Accept", PIDF);
+            return Reply::new(415);
+        }
+        let strip = self.config.strip_note;
+        let document = if body.is_empty() { None } else { Document::read(body, strip, &mut self.body) };
+        let malformed = !body.is_empty() && document.is_none();
+        let useless = known.is_none() && (body.is_empty() || granted == 0);
+        if malformed || useless {
+            return Reply::new(400);
+        }
+        let bytes = document.as_ref().map_or(0, Document::len);
+        let full = known.is_none() && self.user(user).publications.len() >= MAX_PUBLICATIONS;
+        if full || self.document_bytes + bytes > MAX_DOCUMENT_BYTES {
+            return self.refuse(if full { 403 } else { 503 });
+        }
+        let changed = self.store(now, user, known, granted, document);
         let mut ready = now;
         if let Some(rate) = self.config.capacity {
             // One server with a fixed service time: a queue with a known knee.
@@ -81,15 +75,75 @@ impl Core {
         if changed {
             self.tell_watchers(now, ready, user, out);
         }
-        Reply::new(200)
-            .header("SIP-ETag", &format!("e{number}"))
-            .header("Expires", &granted.to_string())
-            .at(ready)
+        self.lines.extend_from_slice(b"SIP-ETag: ");
+        write_etag(self.etag, &mut self.lines);
+        self.lines.extend_from_slice(b"\r\n");
+        self.number_line(b"Expires", u64::from(granted));
+        Reply::new(200).at(ready)
     }
 
-    fn tell_watchers(&mut self, now: Time, ready: Time, user: u32, out: &mut Vec<Out>) {
-        let watchers = self.users.get(&user).map(|u| u.watchers.clone()).unwrap_or_default();
-        for number in watchers {
+    /// Where among a user's publications the one with this tag is.
+    fn published(&self, now: Time, user: u32, etag: &[u8]) -> Option<usize> {
+        let number = read_etag(etag)?;
+        let held = self.users.get(user as usize - 1)?;
+        held.publications.iter().position(|p| p.etag == number && p.expires > now)
+    }
+
+    /// Keeps, refreshes or removes; true if the user's presence is another now.
+    fn store(
+        &mut self,
+        now: Time,
+        user: u32,
+        known: Option<usize>,
+        granted: u32,
+        document: Option<Document>,
+    ) -> bool {
+        self.etag += 1;
+        let etag = self.etag;
+        let expires = now + u64::from(granted) * SECOND;
+        let bytes = document.as_ref().map_or(0, Document::len);
+        let held = &mut self.user(user).publications;
+        let mut freed = 0;
+        let changed = match (known, document) {
+            (None, None) => false,
+            (None, Some(document)) => {
+                held.reserve_exact(1);
+                held.push(Publication { etag, document, expires });
+                self.stats.publications += 1;
+                true
+            }
+            (Some(at), _) if granted == 0 => {
+                let removed = held.remove(at);
+                self.document_bytes -= removed.document.len();
+                self.stats.publications -= 1;
+                return true;
+            }
+            // A refresh is no news.
+            (Some(at), None) => {
+                (held[at].etag, held[at].expires) = (etag, expires);
+                false
+            }
+            // The newest one stands last here, and first in a composed document.
+            (Some(at), Some(document)) => {
+                freed = held.remove(at).document.len();
+                held.push(Publication { etag, document, expires });
+                true
+            }
+        };
+        self.document_bytes = self.document_bytes + bytes - freed;
+        self.arm_user(user, expires);
+        changed
+    }
+
+    pub(super) fn tell_watchers(&mut self, now: Time, ready: Time, user: u32, out: &mut Vec<Out>) {
+        let mut slot = self.users.get(user as usize - 1).map_or(NONE, |u| u.first_watcher);
+        if slot == NONE {
+            return;
+        }
+        self.compose(now, user);
+        while slot != NONE {
+            let watcher = slot;
+            slot = self.subscriptions[slot].next_watcher;
             if self.chance.hit(self.config.lose_notify) {
                 self.stats.lost_notifies += 1;
                 continue;
@@ -97,87 +151,28 @@ impl Core {
             let delay = self.config.notify_delay.map_or(0, |delay| delay.draw(&mut self.chance));
             let at = ready.max(now + delay);
             match self.config.hold_notify {
-                Some(hold) => self.hold(at + hold.as_nanos() as u64, number),
-                None => self.notify(now, at, number, "active", out),
+                Some(hold) => self.hold(at + hold.as_nanos() as u64, watcher),
+                None => self.notify(now, at, watcher, true, out),
             }
         }
     }
 
-    /// The composed document of a user: all that is published, the newest first.
-    pub(super) fn document(&self, now: Time, user: u32) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
-        let live = self.users.get(&user).map(|u| u.publications.as_slice()).unwrap_or_default();
-        let live: Vec<&Publication> = live.iter().rev().filter(|p| p.expires > now).collect();
-        out.extend_from_slice(
-            b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<presence xmlns=\"urn:ietf:params:xml:ns:pidf\"",
-        );
-        let mut known: Vec<&[u8]> = Vec::new();
-        for publication in &live {
-            if !known.contains(&publication.namespaces.as_slice()) {
-                known.push(&publication.namespaces);
-                out.extend_from_slice(&publication.namespaces);
-            }
-        }
-        out.extend_from_slice(
-            format!(" entity=\"sip:{}@{}\">", user_name(user), self.config.domain).as_bytes(),
-        );
-        if live.is_empty() {
-            out.extend_from_slice(b"<tuple id=\"none\"><status><basic>closed</basic></status></tuple>");
-        }
-        live.iter().for_each(|p| out.extend_from_slice(&p.inner));
-        out.extend_from_slice(b"</presence>\n");
-        out
-    }
-
-    /// Publications whose lifetime ended: who watches is told of what is left.
-    pub(super) fn sweep(&mut self, now: Time, out: &mut Vec<Out>) {
-        let mut changed = Vec::new();
-        for (user, held) in &mut self.users {
-            held.bindings.retain(|b| b.expires > now);
-            let before = held.publications.len();
-            held.publications.retain(|p| p.expires > now);
-            if held.publications.len() < before {
-                changed.push(*user);
-            }
-        }
-        for user in changed {
-            self.tell_watchers(now, now, user, out);
-        }
+    /// Writes the composed document of a user into `body`.
+    pub(super) fn compose(&mut self, now: Time, user: u32) {
+        self.body.clear();
+        let held = self.users.get(user as usize - 1).map(|u| u.publications.as_slice()).unwrap_or_default();
+        let live = held.iter().rev().filter(|p| p.expires > now).map(|p| &p.document);
+        document::compose(user, &self.config.domain, live, &mut self.body);
     }
 }
 
 pub(super) fn is_presence(message: &Message<'_>) -> bool {
-    let event = message.header(HeaderId::Event).unwrap_or(b"");
-    event.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(b"presence")
+    media_type(message.header(HeaderId::Event).unwrap_or(b""), b"presence")
 }
 
-/// Other namespaces of the root, and what stands inside it. `None` unless the
-/// body is a PIDF document.
-fn parts(body: &[u8], strip: bool) -> Option<(Vec<u8>, Vec<u8>)> {
-    let text = std::str::from_utf8(body).ok()?;
-    let document = adsum_presence::pidf::parse(text).ok()?;
-    if strip {
-        let mut inner = String::new();
-        for tuple in &document.tuples {
-            let basic = if tuple.open { "open" } else { "closed" };
-            inner.push_str(&format!(
-                "<tuple id=\"{}\"><status><basic>{basic}</basic></status></tuple>",
-                tuple.id
-            ));
-        }
-        return Some((Vec::new(), inner.into_bytes()));
-    }
-    let root = text.find("<presence")?;
-    let head_end = root + text[root..].find('>')?;
-    let tail = text.rfind("</presence")?;
-    let mut namespaces = String::new();
-    for attribute in text[root + "<presence".len()..head_end].split_whitespace() {
-        if attribute.starts_with("xmlns:") {
-            namespaces.push(' ');
-            namespaces.push_str(attribute.trim_end_matches('/'));
-        }
-    }
-    Some((namespaces.into_bytes(), text.get(head_end + 1..tail)?.as_bytes().to_vec()))
+/// The first word of a header value, any case, parameters left aside.
+fn media_type(value: &[u8], wanted: &[u8]) -> bool {
+    value.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(wanted)
 }
 
 /// The value of `Accept` allows PIDF; without one it is the package's default.
@@ -185,8 +180,7 @@ pub(super) fn accepts_pidf(message: &Message<'_>) -> bool {
     let mut any = false;
     for accepted in message.headers(HeaderId::Accept).flat_map(value::list) {
         any = true;
-        let kind = accepted.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii();
-        if kind.eq_ignore_ascii_case(PIDF.as_bytes()) || kind == b"*/*" || kind == b"application/*" {
+        if [PIDF, b"*/*", b"application/*"].iter().any(|kind| media_type(accepted, kind)) {
             return true;
         }
     }

@@ -1,97 +1,120 @@
 //! Answers (RFC 3261 §8.2.6).
 
 use adsum_sip::time::Time;
-use adsum_sip::{HeaderId, Message};
+use adsum_sip::{HeaderId, Message, value};
 
 use super::Peer;
+use super::ids::write_number;
 
-/// An answer that is being made.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    /// Status code.
-    pub code: u16,
+/// An answer that is being made; its own header lines stand in [`super::Core`]'s
+/// `lines`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reply {
+    pub(super) code: u16,
     /// Not before this instant.
-    pub at: Time,
-    lines: Vec<u8>,
-    tag: Option<String>,
+    pub(super) at: Time,
+    /// Slot and generation of the subscription whose tag goes into To.
+    pub(super) tag: Option<(u32, u32)>,
 }
 
 impl Reply {
-    /// An answer with a code.
-    #[must_use]
-    pub fn new(code: u16) -> Self {
-        Reply { code, at: Time(0), lines: Vec::new(), tag: None }
+    pub(super) fn new(code: u16) -> Self {
+        Reply { code, at: Time(0), tag: None }
     }
 
-    /// With a header.
-    #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.lines.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-        self
+    pub(super) fn tag(self, slot: u32, generation: u32) -> Self {
+        Reply { tag: Some((slot, generation)), ..self }
     }
 
-    /// With header lines that are complete.
-    #[must_use]
-    pub fn lines(mut self, lines: Vec<u8>) -> Self {
-        self.lines.extend(lines);
-        self
+    pub(super) fn at(self, at: Time) -> Self {
+        Reply { at, ..self }
     }
+}
 
-    /// With this tag in To.
-    #[must_use]
-    pub fn tag(mut self, tag: &str) -> Self {
-        self.tag = Some(tag.to_owned());
-        self
-    }
-
-    /// Not before this instant.
-    #[must_use]
-    pub fn at(mut self, at: Time) -> Self {
-        self.at = at;
-        self
-    }
-
-    /// The bytes.
-    #[must_use]
-    pub fn render(&self, message: &Message<'_>, peer: Peer) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
-        out.extend_from_slice(format!("SIP/2.0 {} {}\r\n", self.code, phrase(self.code)).as_bytes());
-        for (at, via) in message.headers(HeaderId::Via).enumerate() {
-            out.extend_from_slice(b"Via: ");
+/// Appends the answer to `message`: `tag` goes into To if there is none yet,
+/// `lines` are header lines of this answer.
+pub(super) fn render(
+    code: u16,
+    tag: &[u8],
+    lines: &[u8],
+    message: &Message<'_>,
+    peer: Peer,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"SIP/2.0 ");
+    write_number(u64::from(code), out);
+    out.push(b' ');
+    out.extend_from_slice(phrase(code).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (at, via) in message.headers(HeaderId::Via).enumerate() {
+        out.extend_from_slice(b"Via: ");
+        if at == 0 {
+            top_via(via, peer, out);
+        } else {
             out.extend_from_slice(via);
-            if at == 0 {
-                let address = peer.address();
-                // RFC 3581 §4; `received` says what the transport saw (RFC 3261 §18.2.1).
-                let text = String::from_utf8_lossy(via);
-                if text.contains(";rport") && !text.contains(";rport=") {
-                    let cut = out.len() - via.len() + text.find(";rport").map_or(0, |at| at + ";rport".len());
-                    let tail = out.split_off(cut);
-                    out.extend_from_slice(format!("={}", address.port()).as_bytes());
-                    out.extend_from_slice(&tail);
-                }
-                out.extend_from_slice(format!(";received={}", address.ip()).as_bytes());
-            }
-            out.extend_from_slice(b"\r\n");
         }
-        let mut copy = |name: &str, id: HeaderId, tag: &str| {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(message.header(id).unwrap_or(b""));
-            out.extend_from_slice(tag.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        };
-        let tag = match (message.to_tag(), &self.tag) {
-            (Some(_), _) => String::new(),
-            (None, Some(tag)) => format!(";tag={tag}"),
-            (None, None) => format!(";tag=p{:x}", adsum_sip::ids::mix(message.call_id().len() as u64)),
-        };
-        copy("From: ", HeaderId::From, "");
-        copy("To: ", HeaderId::To, &tag);
-        copy("Call-ID: ", HeaderId::CallId, "");
-        copy("CSeq: ", HeaderId::CSeq, "");
-        out.extend_from_slice(&self.lines);
-        out.extend_from_slice(concat!("Server: adsum-pool/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
-        out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
-        out
+        out.extend_from_slice(b"\r\n");
+    }
+    let mut copy = |name: &[u8], id: HeaderId, tag: &[u8]| {
+        let Some(value) = message.header(id) else { return };
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
+        if !tag.is_empty() {
+            out.extend_from_slice(b";tag=");
+            out.extend_from_slice(tag);
+        }
+        out.extend_from_slice(b"\r\n");
+    };
+    copy(b"From: ", HeaderId::From, b"");
+    copy(b"To: ", HeaderId::To, if message.to_tag().is_some() { b"" } else { tag });
+    copy(b"Call-ID: ", HeaderId::CallId, b"");
+    copy(b"CSeq: ", HeaderId::CSeq, b"");
+    out.extend_from_slice(lines);
+    out.extend_from_slice(
+        concat!("Server: adsum-pool/", env!("CARGO_PKG_VERSION"), "\r\nContent-Length: 0\r\n\r\n").as_bytes(),
+    );
+}
+
+/// The topmost element gets `received`, and `rport` its value (RFC 3261
+/// §18.2.1, RFC 3581 §4); further elements of the line stay as they are.
+fn top_via(via: &[u8], peer: Peer, out: &mut Vec<u8>) {
+    let top = value::list(via).next().unwrap_or(via);
+    let end = top.as_ptr() as usize - via.as_ptr() as usize + top.len();
+    let address = peer.address();
+    let mut parts = top.split(|b| *b == b';');
+    out.extend_from_slice(parts.next().unwrap_or(top));
+    for part in parts {
+        let name = part.trim_ascii();
+        if name.len() >= 8 && name[..8].eq_ignore_ascii_case(b"received") {
+            continue; // ours counts
+        }
+        out.push(b';');
+        out.extend_from_slice(part);
+        if name.eq_ignore_ascii_case(b"rport") {
+            out.push(b'=');
+            write_number(u64::from(address.port()), out);
+        }
+    }
+    out.extend_from_slice(b";received=");
+    write_ip(address.ip(), out);
+    out.extend_from_slice(&via[end..]);
+}
+
+fn write_ip(ip: std::net::IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        std::net::IpAddr::V4(ip) => {
+            for (at, octet) in ip.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                write_number(u64::from(octet), out);
+            }
+        }
+        std::net::IpAddr::V6(ip) => {
+            use std::io::Write as _;
+            // Writing to a vector cannot fail.
+            drop(write!(out, "{ip}"));
+        }
     }
 }
 
@@ -107,6 +130,7 @@ fn phrase(code: u16) -> &'static str {
         412 => "Conditional Request Failed",
         413 => "Request Entity Too Large",
         415 => "Unsupported Media Type",
+        416 => "Unsupported URI Scheme",
         420 => "Bad Extension",
         423 => "Interval Too Brief",
         481 => "Subscription Does Not Exist",

@@ -1,244 +1,357 @@
-//! SUBSCRIBE and NOTIFY (RFC 6665 §4.2).
+//! SUBSCRIBE: dialogs and how long they live (RFC 6665 §4.2.1).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use adsum_sip::client::{ClientTransaction, Method};
+use adsum_presence::slab::NONE;
+use adsum_presence::wheel::TimerId;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
+use super::ids::Tags;
 use super::publish::{accepts_pidf, is_presence};
-use super::{Core, Due, MAX_SUBSCRIPTIONS, Out, PIDF, Peer, Pending, Reply, Subscription, count};
+use super::{Core, Due, Out, PIDF, Peer, Reply};
+
+/// Subscriptions of the pool: at about 350 bytes each, 1.4 GB.
+const MAX_SUBSCRIPTIONS: usize = 4_000_000;
+/// Bytes kept of one dialog: URIs, tags, routes; more is an attack on memory (413).
+const MAX_DIALOG: usize = 8 * 1024;
+
+/// One subscription: a dialog with one usage.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    /// Target, routes, the subscriber's From, Call-ID, our To without a tag,
+    /// parameters of Event, one behind the other.
+    text: Box<[u8]>,
+    /// Where each but the last ends.
+    ends: [u16; 5],
+    pub(super) watched: u32,
+    watcher: u32,
+    pub(super) peer: Peer,
+    pub(super) expires: Time,
+    /// When the latest NOTIFY leaves: none overtakes another.
+    pub(super) last_notify: Time,
+    remote_cseq: u32,
+    pub(super) cseq: u32,
+    timer: TimerId,
+    previous_watcher: u32,
+    pub(super) next_watcher: u32,
+    previous_of_stream: u32,
+    next_of_stream: u32,
+    /// With `hold_notify`: a merged NOTIFY is due.
+    pub(super) held: bool,
+}
+
+/// The pieces of a subscription's text.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Piece {
+    /// The remote target (RFC 3261 §12.1.1): Request-URI of NOTIFYs.
+    Target,
+    /// Route header lines.
+    Routes,
+    /// The subscriber's From: To of NOTIFYs.
+    Remote,
+    CallId,
+    /// The subscriber's To: with our tag, From of NOTIFYs.
+    Local,
+    /// `;id=…` and its like (RFC 6665 §8.2.1).
+    EventParameters,
+}
+
+impl Subscription {
+    pub(super) fn piece(&self, piece: Piece) -> &[u8] {
+        let at = piece as usize;
+        let begin = if at == 0 { 0 } else { usize::from(self.ends[at - 1]) };
+        let end = self.ends.get(at).map_or(self.text.len(), |end| usize::from(*end));
+        &self.text[begin..end]
+    }
+}
+
+/// Puts the pieces together; `None` if they are too long to keep.
+fn joined(pieces: [&[u8]; 6]) -> Option<(Box<[u8]>, [u16; 5])> {
+    let text = pieces.concat();
+    (text.len() <= MAX_DIALOG).then_some(())?;
+    let mut ends = [0; 5];
+    let mut end = 0;
+    for (at, piece) in ends.iter_mut().zip(pieces) {
+        end += piece.len() as u16;
+        *at = end;
+    }
+    Some((text.into(), ends))
+}
 
 impl Core {
     pub(super) fn subscribe(
         &mut self,
         now: Time,
         user: u32,
+        sender: u32,
         peer: Peer,
         message: &Message<'_>,
         out: &mut Vec<Out>,
     ) -> Reply {
-        let (least, most) = self.config.expires;
         if !is_presence(message) {
-            return Reply::new(489).header("Allow-Events", "presence");
+            self.line(b"Allow-Events", b"presence");
+            return Reply::new(489);
         }
         if !accepts_pidf(message) {
-            return Reply::new(406).header("Accept", PIDF);
+            self.line(b"Accept", PIDF);
+            return Reply::new(406);
         }
-        let asked = message.expires().unwrap_or(most);
-        if asked > 0 && asked < least {
-            return Reply::new(423).header("Min-Expires", &least.to_string());
-        }
-        let granted = asked.min(most);
-        let number = match message.to_tag() {
-            Some(tag) => match self.refresh(now, tag, peer, granted, message) {
-                Ok(number) => number,
-                Err(reply) => return reply,
-            },
-            None => match self.create(now, user, peer, granted, message) {
-                Ok(number) => number,
-                Err(reply) => return reply,
-            },
+        let granted = match self.grant(message.expires()) {
+            Ok(granted) => granted,
+            Err(reply) => return reply,
         };
-        let state = if granted == 0 { "terminated" } else { "active" };
-        self.notify(now, now, number, state, out);
-        let tag = tag_of(number);
+        let found = match message.to_tag() {
+            Some(tag) => self.refresh(now, tag, sender, peer, granted, message),
+            None => self.create(now, user, sender, peer, granted, message),
+        };
+        let slot = match found {
+            Ok(slot) => slot,
+            Err(reply) => return reply,
+        };
+        let generation = self.subscriptions.generation(slot);
+        self.compose(now, self.subscriptions[slot].watched);
+        self.notify(now, now, slot, granted > 0, out);
         if granted == 0 {
-            self.remove_subscription(number);
+            self.remove_subscription(slot);
         }
-        let contact = contact(self.local, peer);
-        Reply::new(200).header("Expires", &granted.to_string()).header("Contact", &contact).tag(&tag)
+        self.number_line(b"Expires", u64::from(granted));
+        self.lines.extend_from_slice(b"Contact: ");
+        self.lines.extend_from_slice(&self.ends.contact[peer.transport()]);
+        self.lines.extend_from_slice(b"\r\n");
+        Reply::new(200).tag(slot, generation)
     }
 
     fn refresh(
         &mut self,
         now: Time,
         tag: &[u8],
+        sender: u32,
         peer: Peer,
         granted: u32,
         message: &Message<'_>,
-    ) -> Result<u64, Reply> {
-        let key = dialog_key(message.call_id(), message.from_tag().unwrap_or(b""), tag);
+    ) -> Result<u32, Reply> {
         let gone = || Reply::new(481);
-        let number = *self.by_dialog.get(&key).ok_or_else(gone)?;
-        let cseq = message.cseq().map_or(0, |(n, _)| n);
-        let subscription = self.subscriptions.get_mut(&number).ok_or_else(gone)?;
-        if cseq <= subscription.remote_cseq {
-            return Err(Reply::new(500).header("Retry-After", "1"));
+        let slot = Tags::slot(tag).ok_or_else(gone)?;
+        let ours = self.tags.is(tag, slot, self.subscriptions.generation(slot));
+        let s = self.subscriptions.get_mut(slot).filter(|_| ours).ok_or_else(gone)?;
+        let same = s.piece(Piece::CallId) == message.call_id()
+            && value::tag(s.piece(Piece::Remote)) == message.from_tag()
+            && s.piece(Piece::EventParameters) == event_parameters(message);
+        if !same {
+            return Err(gone());
         }
-        subscription.remote_cseq = cseq;
-        subscription.peer = way_back(peer, message).unwrap_or(subscription.peer);
-        self.due.remove(&(subscription.expires, Due::Subscription(number)));
-        subscription.expires = now + u64::from(granted) * SECOND;
-        self.due.insert((subscription.expires, Due::Subscription(number)), ());
-        Ok(number)
+        if s.watcher != sender {
+            return Err(Reply::new(403));
+        }
+        let cseq = message.cseq().map_or(0, |(n, _)| n);
+        if cseq <= s.remote_cseq {
+            return Err(Reply::new(500)); // RFC 3261 §12.2.2
+        }
+        s.remote_cseq = cseq;
+        // A target refresh (§12.2.2), unless Contact is left out.
+        let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
+        let moved = |uri: &&[u8]| s.piece(Piece::Routes).is_empty() && *uri != s.piece(Piece::Target);
+        if let Some(target) = contact.map(|c| c.uri).filter(moved) {
+            use Piece::*;
+            let [remote, call_id, local, event] =
+                [Remote, CallId, Local, EventParameters].map(|p| s.piece(p).to_vec());
+            let pieces = [target, b"", &remote, &call_id, &local, &event];
+            (s.text, s.ends) = joined(pieces).ok_or_else(|| Reply::new(413))?;
+        }
+        let expires = now + u64::from(granted) * SECOND;
+        if expires < s.expires {
+            self.timers.cancel(&mut s.timer);
+        }
+        s.expires = expires;
+        let routed = !s.piece(Piece::Routes).is_empty();
+        let before = s.peer;
+        let back = if routed && peer.is_udp() { before } else { way_back(peer, message).unwrap_or(before) };
+        if back != before {
+            self.leave_stream(slot);
+            self.subscriptions[slot].peer = back;
+            self.join_stream(slot);
+        }
+        // A timer that is set is looked at when it fires; only an earlier end needs another.
+        self.arm_subscription(slot, expires);
+        Ok(slot)
     }
 
     fn create(
         &mut self,
         now: Time,
         user: u32,
+        sender: u32,
         peer: Peer,
         granted: u32,
         message: &Message<'_>,
-    ) -> Result<u64, Reply> {
+    ) -> Result<u32, Reply> {
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
-            self.stats.refused += 1;
-            return Err(Reply::new(503).header("Retry-After", "60"));
+            return Err(self.refuse(503));
         }
         let contact =
             message.header(HeaderId::Contact).and_then(value::name_addr).ok_or_else(|| Reply::new(400))?;
         let back = way_back(peer, message).ok_or_else(|| Reply::new(403))?;
-        let number = self.number();
-        let key = dialog_key(message.call_id(), message.from_tag().unwrap_or(b""), tag_of(number).as_bytes());
-        let mut local = message.header(HeaderId::To).unwrap_or(b"").to_vec();
-        local.extend_from_slice(format!(";tag={}", tag_of(number)).as_bytes());
-        let mut routes = Vec::new();
-        for route in message.headers(HeaderId::RecordRoute).flat_map(value::list) {
-            routes.extend_from_slice(b"Route: ");
-            routes.extend_from_slice(route);
-            routes.extend_from_slice(b"\r\n");
-        }
+        let (target, routes) = route_set(message, contact.uri);
+        let header = |id| message.header(id).unwrap_or(b"");
+        let pieces = [
+            target,
+            &routes,
+            header(HeaderId::From),
+            message.call_id(),
+            header(HeaderId::To),
+            event_parameters(message),
+        ];
+        let Some((text, ends)) = joined(pieces) else { return Err(self.refuse(413)) };
         let expires = now + u64::from(granted) * SECOND;
-        self.subscriptions.insert(
-            number,
-            Subscription {
-                key: key.clone(),
-                watched: user,
-                peer: back,
-                target: contact.uri.to_vec(),
-                routes,
-                call_id: message.call_id().to_vec(),
-                remote: message.header(HeaderId::From).unwrap_or(b"").to_vec(),
-                local,
-                remote_cseq: message.cseq().map_or(0, |(n, _)| n),
-                cseq: 0,
-                expires,
-                held: false,
-            },
-        );
-        self.by_dialog.insert(key, number);
-        self.users.entry(user).or_default().watchers.push(number);
-        self.due.insert((expires, Due::Subscription(number)), ());
-        Ok(number)
-    }
-
-    /// Appends a NOTIFY of a subscription.
-    pub(super) fn notify(&mut self, now: Time, at: Time, number: u64, state: &str, out: &mut Vec<Out>) {
-        let Some(watched) = self.subscriptions.get(&number).map(|s| s.watched) else { return };
-        let body = self.document(now, watched);
-        let transaction = self.number();
-        let local = self.local;
-        let Some(s) = self.subscriptions.get_mut(&number) else { return };
-        s.cseq += 1;
-        let left = s.expires.since(now).div_ceil(SECOND);
-        let state = if state == "active" {
-            format!("active;expires={left}")
-        } else {
-            "terminated;reason=timeout".into()
-        };
-        let mut bytes = Vec::with_capacity(1024);
-        bytes.extend_from_slice(b"NOTIFY ");
-        bytes.extend_from_slice(&s.target);
-        let source = match (s.peer, self.config.notify_from) {
-            (Peer::Udp(_), Some(ip)) => SocketAddr::new(ip, local.port()),
-            _ => local,
-        };
-        bytes.extend_from_slice(
-            format!(" SIP/2.0\r\nVia: SIP/2.0/{} {source};branch=z9hG4bKpool{transaction}\r\nMax-Forwards: 70\r\n", s.peer.transport())
-                .as_bytes(),
-        );
-        bytes.extend_from_slice(&s.routes);
-        bytes.extend_from_slice(b"From: ");
-        bytes.extend_from_slice(&s.local);
-        bytes.extend_from_slice(b"\r\nTo: ");
-        bytes.extend_from_slice(&s.remote);
-        bytes.extend_from_slice(b"\r\nCall-ID: ");
-        bytes.extend_from_slice(&s.call_id);
-        bytes.extend_from_slice(
-            format!(
-                "\r\nCSeq: {} NOTIFY\r\nContact: {}\r\nEvent: presence\r\nSubscription-State: {state}\r\n\
-                 Content-Type: {PIDF}\r\nContent-Length: {}\r\n\r\n",
-                s.cseq,
-                contact(local, s.peer),
-                body.len()
-            )
-            .as_bytes(),
-        );
-        bytes.extend_from_slice(&body);
-        let peer = s.peer;
-        if peer.is_udp() {
-            let client = ClientTransaction::new(Method::NonInvite, false, at);
-            self.due.insert((client.next(), Due::Notify(transaction)), ());
-            let pending = Pending { transaction: client, subscription: number, peer, bytes: bytes.clone() };
-            self.pending.insert(transaction, pending);
+        let (slot, _) = self.subscriptions.insert(Subscription {
+            text,
+            ends,
+            watched: user,
+            watcher: sender,
+            peer: back,
+            expires,
+            last_notify: Time(0),
+            remote_cseq: message.cseq().map_or(0, |(n, _)| n),
+            cseq: 0,
+            timer: TimerId::NONE,
+            previous_watcher: NONE,
+            next_watcher: NONE,
+            previous_of_stream: NONE,
+            next_of_stream: NONE,
+            held: false,
+        });
+        let last = std::mem::replace(&mut self.user(user).last_watcher, slot);
+        self.subscriptions[slot].previous_watcher = last;
+        match self.subscriptions.get_mut(last) {
+            Some(before) => before.next_watcher = slot,
+            None => self.user(user).first_watcher = slot,
         }
-        count(&mut self.stats.sent, "NOTIFY", 0);
-        out.push(Out { peer, bytes, at, notify: true });
+        self.join_stream(slot);
+        self.arm_subscription(slot, expires);
+        Ok(slot)
     }
 
-    /// Merges what comes until `at` into one NOTIFY.
-    pub(super) fn hold(&mut self, at: Time, number: u64) {
-        if let Some(subscription) = self.subscriptions.get_mut(&number).filter(|s| !s.held) {
-            subscription.held = true;
-            self.due.insert((at, Due::Merged(number)), ());
+    /// Sets the timer, unless one is set.
+    fn arm_subscription(&mut self, slot: u32, expires: Time) {
+        let timers = &mut self.timers;
+        let Some(s) = self.subscriptions.get_mut(slot) else { return };
+        if !s.timer.is_set() {
+            s.timer = timers.insert(expires, Due::Subscription(slot));
         }
     }
 
-    pub(super) fn merged(&mut self, now: Time, number: u64, out: &mut Vec<Out>) {
-        if let Some(subscription) = self.subscriptions.get_mut(&number) {
-            subscription.held = false;
-            self.notify(now, now, number, "active", out);
+    /// The timer fired: it is over, or was refreshed.
+    pub(super) fn subscription_expired(&mut self, now: Time, slot: u32, out: &mut Vec<Out>) {
+        let Some(s) = self.subscriptions.get_mut(slot) else { return };
+        s.timer = TimerId::NONE;
+        let (expires, watched) = (s.expires, s.watched);
+        if expires > now {
+            return self.arm_subscription(slot, expires);
+        }
+        self.compose(now, watched);
+        self.notify(now, now, slot, false, out);
+        self.remove_subscription(slot);
+    }
+
+    pub(super) fn remove_subscription(&mut self, slot: u32) {
+        self.leave_stream(slot);
+        let Some(s) = self.subscriptions.get_mut(slot) else { return };
+        s.text = Box::default();
+        s.ends = [0; 5];
+        let (before, after, watched) = (s.previous_watcher, s.next_watcher, s.watched);
+        self.timers.cancel(&mut s.timer);
+        self.subscriptions.release(slot);
+        match self.subscriptions.get_mut(before) {
+            Some(s) => s.next_watcher = after,
+            None => self.user(watched).first_watcher = after,
+        }
+        match self.subscriptions.get_mut(after) {
+            Some(s) => s.previous_watcher = before,
+            None => self.user(watched).last_watcher = before,
         }
     }
 
-    pub(super) fn subscription_expired(&mut self, now: Time, number: u64, out: &mut Vec<Out>) {
-        if self.subscriptions.get(&number).is_some_and(|s| s.expires <= now) {
-            self.notify(now, now, number, "terminated", out);
-            self.remove_subscription(number);
+    fn join_stream(&mut self, slot: u32) {
+        let Peer::Stream(number, ..) = self.subscriptions[slot].peer else { return };
+        let next = self.streams.insert(number, slot).unwrap_or(NONE);
+        self.subscriptions[slot].next_of_stream = next;
+        self.subscriptions[slot].previous_of_stream = NONE;
+        if let Some(next) = self.subscriptions.get_mut(next) {
+            next.previous_of_stream = slot;
         }
     }
 
-    pub(super) fn remove_subscription(&mut self, number: u64) {
-        let Some(subscription) = self.subscriptions.remove(&number) else { return };
-        self.by_dialog.remove(&subscription.key);
-        self.due.remove(&(subscription.expires, Due::Subscription(number)));
-        if let Some(user) = self.users.get_mut(&subscription.watched) {
-            user.watchers.retain(|n| *n != number);
+    fn leave_stream(&mut self, slot: u32) {
+        let Some(s) = self.subscriptions.get(slot) else { return };
+        let Peer::Stream(number, ..) = s.peer else { return };
+        let (before, after) = (s.previous_of_stream, s.next_of_stream);
+        match self.subscriptions.get_mut(before) {
+            Some(s) => s.next_of_stream = after,
+            None if after == NONE => drop(self.streams.remove(&number)),
+            None => drop(self.streams.insert(number, after)),
+        }
+        if let Some(s) = self.subscriptions.get_mut(after) {
+            s.previous_of_stream = before;
+        }
+    }
+
+    /// A connection is gone: what used it has no way back.
+    pub fn disconnected(&mut self, peer: Peer) {
+        let Peer::Stream(number, ..) = peer else { return };
+        // Bounded by what there is, whatever the lists say.
+        for _ in 0..self.subscriptions.len() {
+            let Some(slot) = self.streams.get(&number).copied() else { return };
+            self.remove_subscription(slot);
         }
     }
 }
 
-/// Where NOTIFYs go: down the connection, or to the Contact's address over
-/// UDP, but never to another host than the one that asked.
+fn event_parameters<'a>(message: &Message<'a>) -> &'a [u8] {
+    let event = message.header(HeaderId::Event).unwrap_or(b"");
+    &event[event.iter().position(|b| *b == b';').unwrap_or(event.len())..]
+}
+
+/// Request-URI and Route lines of NOTIFYs: the Record-Route headers in their
+/// order (RFC 3261 §12.1.1), by the rules for loose and strict routers of §12.2.1.1.
+fn route_set<'a>(message: &Message<'a>, contact: &'a [u8]) -> (&'a [u8], Vec<u8>) {
+    let mut routes = Vec::new();
+    let mut target = contact;
+    let mut route = |value: [&[u8]; 3]| {
+        routes.extend_from_slice(b"Route: ");
+        value.iter().for_each(|part| routes.extend_from_slice(part));
+        routes.extend_from_slice(b"\r\n");
+    };
+    for (at, value) in message.headers(HeaderId::RecordRoute).flat_map(value::list).enumerate() {
+        let uri = value::name_addr(value).map_or(value, |a| a.uri);
+        let loose = value::sip_uri(uri).is_none_or(|uri| value::param(uri.params, "lr").is_some());
+        if at == 0 && !loose {
+            target = uri;
+        } else {
+            route([value, b"", b""]);
+        }
+    }
+    if target != contact {
+        route([b"<", contact, b">"]);
+    }
+    (target, routes)
+}
+
+/// Where NOTIFYs go: down the connection, or over UDP to the first route, else
+/// to the Contact's address; but never to another host than the one that asked.
 fn way_back(peer: Peer, message: &Message<'_>) -> Option<Peer> {
     let Peer::Udp(from) = peer else { return Some(peer) };
-    let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
-    let Some(contact) = contact else { return Some(peer) };
-    let uri = value::sip_uri(contact.uri)?;
+    let route = message.headers(HeaderId::RecordRoute).flat_map(value::list).next();
+    let next = route.or_else(|| message.header(HeaderId::Contact)).and_then(value::name_addr);
+    let Some(next) = next else { return Some(peer) };
+    let uri = value::sip_uri(next.uri)?;
     let host = std::str::from_utf8(uri.host).ok()?.trim_matches(['[', ']']);
-    match host.parse() {
-        Ok(ip) if ip == from.ip() || (from.ip().is_loopback() && std::net::IpAddr::is_loopback(&ip)) => {
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip == from.ip() || (from.ip().is_loopback() && ip.is_loopback()) => {
             Some(Peer::Udp(SocketAddr::new(ip, uri.port.unwrap_or(5060))))
         }
         Ok(_) => None,
         // A name: the symmetric way.
         Err(_) => Some(peer),
     }
-}
-
-fn contact(local: SocketAddr, peer: Peer) -> String {
-    match peer {
-        Peer::Udp(_) => format!("<sip:{local}>"),
-        Peer::Stream(_, _, false) => format!("<sip:{local};transport=tcp>"),
-        Peer::Stream(_, _, true) => format!("<sip:{local};transport=tls>"),
-    }
-}
-
-fn tag_of(number: u64) -> String {
-    format!("t{:x}", adsum_sip::ids::mix(number))
-}
-
-fn dialog_key(call_id: &[u8], remote: &[u8], local: &[u8]) -> Vec<u8> {
-    [call_id, b"\0", remote, b"\0", local].concat()
 }

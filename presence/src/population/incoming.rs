@@ -1,7 +1,7 @@
 //! What arrives: responses find their transaction by branch, NOTIFYs their
 //! dialog by Call-ID, and everything is answered before it is thought about.
 
-use adsum_sip::ids::{CallKind, CallRef, LIMIT_30, mix};
+use adsum_sip::ids::{self, CallKind, CallRef, LIMIT_30, mix};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, Start, value};
 
@@ -171,14 +171,14 @@ impl Population {
     ) {
         let out = &mut self.scratch.reply;
         out.clear();
-        write_reply(out, message, code, extra, origin);
+        write_reply(out, message, code, extra, origin, self.config.namespace.key);
         host.reply(flow, origin, out);
         host.message_sent(Method::of(message.method()), code, false);
     }
 }
 
 /// Writes a response without a body.
-fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8], origin: Origin) {
+fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8], origin: Origin, key: u64) {
     out.extend_from_slice(match code {
         200 => b"SIP/2.0 200 OK\r\n" as &[u8],
         405 => b"SIP/2.0 405 Method Not Allowed\r\n",
@@ -202,6 +202,20 @@ fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8]
     };
     copy(b"From: ", HeaderId::From);
     copy(b"To: ", HeaderId::To);
+    if message.to_tag().is_none() {
+        // RFC 3261 §8.2.6.2: every answer has a tag, and the same request the same one.
+        out.truncate(out.len() - 2);
+        out.extend_from_slice(b";tag=");
+        let tag = hash(key, message.call_id());
+        ids::write(out, tag as u32, 6);
+        ids::write(out, (tag >> 32) as u32, 2);
+        out.extend_from_slice(b"\r\n");
+    }
+    let mut copy = |name: &[u8], id: HeaderId| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(message.header(id).unwrap_or(b""));
+        out.extend_from_slice(b"\r\n");
+    };
     copy(b"Call-ID: ", HeaderId::CallId);
     copy(b"CSeq: ", HeaderId::CSeq);
     out.extend_from_slice(extra);
@@ -210,13 +224,18 @@ fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8]
 
 /// RFC 3581 §4: who asks with `rport` is told port and address it came from.
 fn write_top_via(out: &mut Vec<u8>, via: &[u8], origin: Origin) {
-    const ASK: &[u8] = b";rport";
-    let asked = memchr::memmem::find(via, ASK)
-        .filter(|at| matches!(via.get(at + ASK.len()), None | Some(b';' | b',' | b' ')));
+    // Only the first of several elements in the line is ours to complete.
+    let first = memchr::memchr(b',', via).unwrap_or(via.len());
+    let asked = via[..first].split(|byte| *byte == b';').scan(0, |at, part| {
+        let end = *at + part.len();
+        *at = end + 1;
+        Some((end, part))
+    });
+    let asked = asked.skip(1).find(|(_, part)| part.trim_ascii().eq_ignore_ascii_case(b"rport"));
     match asked {
-        Some(at) => {
+        Some((end, part)) => {
             use std::io::Write as _;
-            let end = at + ASK.len();
+            let end = end - (part.len() - part.trim_ascii_end().len());
             out.extend_from_slice(&via[..end]);
             let written = write!(out, "={};received={}", origin.from.port(), origin.from.ip());
             debug_assert!(written.is_ok(), "a Vec takes everything");
@@ -287,6 +306,29 @@ fn hash(key: u64, bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_have_a_tag_and_say_where_the_request_came_from() {
+        let raw = b"OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/UDP h ; RPORT ;branch=z9hG4bKx, SIP/2.0/UDP i;rport\r\n\
+            Via: SIP/2.0/UDP j;rport\r\nFrom: <sip:c@d>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\n\r\n";
+        let mut scanner = adsum_sip::Scanner::new();
+        let message = scanner.scan(raw).unwrap();
+        let origin = Origin { from: "192.0.2.1:5070".parse().unwrap(), foreign: false };
+        let mut out = Vec::new();
+        write_reply(&mut out, &message, 200, b"", origin, 7);
+        let mut again = Vec::new();
+        write_reply(&mut again, &message, 200, b"", origin, 7);
+        assert_eq!(out, again);
+        let mut scanner = adsum_sip::Scanner::new();
+        let answer = scanner.scan(&out).unwrap();
+        assert_eq!(answer.to_tag().map(<[u8]>::len), Some(8));
+        let text = String::from_utf8(out.clone()).unwrap();
+        assert!(
+            text.contains("h ; RPORT=5070;received=192.0.2.1 ;branch=z9hG4bKx, SIP/2.0/UDP i;rport\r\n"),
+            "{text}"
+        );
+        assert!(text.contains("Via: SIP/2.0/UDP j;rport\r\n"), "{text}");
+    }
 
     #[test]
     fn answers_are_found_until_eight_newer_ones_push_them_out() {

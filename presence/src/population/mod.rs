@@ -24,8 +24,11 @@
 
 mod incoming;
 mod publication;
+mod redirect;
 mod registration;
+mod repair;
 mod request;
+mod route;
 mod state;
 mod subscription;
 mod workflow;
@@ -35,6 +38,7 @@ use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::protection::Scheme;
 use adsum_sip::time::Time;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::accounts::Accounts;
@@ -139,7 +143,7 @@ pub struct Population {
     publications: Slab<Publication>,
     waiting: Slab<Waiting>,
     wheel: Wheel<Timer>,
-    targets: subscription::TargetCache,
+    targets: route::TargetCache,
     answers: incoming::Answers,
     finder: marker::Finder,
     /// Step and phase of now, for what no arrival caused.
@@ -154,6 +158,12 @@ pub struct Population {
     scratch: request::Scratch,
     /// First requests of activities that the host queued, with the generation of their slot.
     unflushed: Vec<(Slot, u32)>,
+    /// REGISTERs that wait for a flow to another server, after a redirection (with the
+    /// Request-URI that it named) or because the first one failed. At most one for each user,
+    /// and only while it connects.
+    moving: BTreeMap<u32, (request::Order, Vec<u8>)>,
+    /// Subscriptions that were refused for good: subscriber and publisher.
+    refused: BTreeSet<(u32, u32)>,
     /// Where the transaction of a dialog that is gone would be kept.
     nowhere: Slot,
 }
@@ -197,7 +207,7 @@ impl Population {
             publications: Slab::default(),
             waiting: Slab::default(),
             wheel: Wheel::new(now),
-            targets: subscription::TargetCache::default(),
+            targets: route::TargetCache::default(),
             answers: incoming::Answers::new(pairs * 2),
             finder: marker::Finder::default(),
             stage: Stage::WARMUP,
@@ -209,6 +219,8 @@ impl Population {
             jitter: config.namespace.key,
             scratch: request::Scratch::default(),
             unflushed: Vec::new(),
+            moving: BTreeMap::new(),
+            refused: BTreeSet::new(),
             nowhere: NONE,
             config,
             accounts,
@@ -255,6 +267,7 @@ impl Population {
                 Timer::Dialog(slot) => self.dialog_timer(now, slot, host),
                 Timer::Deadline(slot) => self.deadline_passed(now, slot, host),
                 Timer::Registration(user) => self.registration_timer(now, user, host),
+                Timer::Repair(user) => self.repair_timer(now, user, host),
                 Timer::Document(user) => self.document_timer(now, user, host),
             }
         }

@@ -41,7 +41,10 @@ impl Population {
 
     fn can_publish(&self, user: u32) -> bool {
         let held = &self.users[user as usize];
-        held.publish_tx == NONE && held.is(is::REGISTERED) && held.is(is::CONNECTED) && !held.is(is::LEAVING)
+        held.publish_tx == NONE
+            && held.is(is::REGISTERED)
+            && held.is(is::CONNECTED)
+            && !held.is(is::LEAVING | is::REJECTED)
     }
 
     /// Writes the next waiting publication of a user, if it can.
@@ -292,7 +295,9 @@ impl Population {
             host.count(order.stage, Counter::EtagConflict, at, 1);
             self.users[user as usize].etag.clear();
             if order.purpose.is_refresh() {
-                return; // the next publication begins from scratch
+                // The next publication begins from scratch.
+                self.leave(at, at, user, host);
+                return self.next_waiting(at, at, user, host);
             }
             order.tried |= tried::FROM_SCRATCH;
             self.request(at, order, host);
@@ -345,7 +350,7 @@ impl Population {
             _ => self.fail(at, order, outcome, host),
         }
         if order.purpose.is_refresh() {
-            return;
+            return self.refresh_document_soon(at, order.user);
         }
         if let Outcome::TimedOut = outcome {
             host.censored(Measure::Publish, order.stage, order.intended, at);
@@ -458,12 +463,26 @@ impl Population {
         held.publish_timer = self.wheel.insert(at + after, Timer::Document(user));
     }
 
+    /// The refresh of a document failed, or had no way: the server's clock
+    /// still runs. When it has run down, a 412 ends this.
+    fn refresh_document_soon(&mut self, at: Time, user: u32) {
+        let jitter = self.random() % (5 * SECOND);
+        let held = &mut self.users[user as usize];
+        self.wheel.cancel(&mut held.publish_timer);
+        if !held.is(is::LEAVING | is::GONE | is::REJECTED) && !held.etag.is_empty() {
+            held.publish_timer = self.wheel.insert(at + (5 * SECOND + jitter), Timer::Document(user));
+        }
+    }
+
     pub(super) fn document_timer(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let held = &mut self.users[user as usize];
         held.publish_timer = TimerId::NONE;
         // With a PUBLISH on its way its answer sets the timer again.
-        if !self.can_publish(user) || self.users[user as usize].etag.is_empty() {
+        if held.is(is::LEAVING | is::GONE) || held.publish_tx != NONE || held.etag.is_empty() {
             return;
+        }
+        if !self.can_publish(user) {
+            return self.refresh_document_soon(now, user);
         }
         host.count(self.stage, Counter::RefreshPublish, now, 1);
         let order = Order::new(Purpose::PublishRefresh, user, self.config.publish_expires, self.stage, now);

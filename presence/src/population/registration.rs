@@ -1,19 +1,22 @@
 //! Connecting, registering, keeping both, and losing them.
 
+use adsum_sip::locate::Failure as Trouble;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
+use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{NO_FLOW, Purpose, is};
 use super::{Population, Timer, pair_of};
 use crate::host::{
-    Activity, Class, Counter, Failure, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample, Stage,
+    Activity, Class, Counter, Failure, Flow, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample,
+    Stage,
 };
-use crate::slab::NONE;
+use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
-/// How long a held user waits before it signs on again, unless told otherwise.
-const REPAIR_DELAY: u64 = SECOND;
+/// Targets that one REGISTER is sent to at most.
+const MAX_MOVES: u8 = 4;
 
 impl Population {
     /// A user connects, registers and subscribes to itself. `false` if it was
@@ -31,6 +34,7 @@ impl Population {
             return false;
         }
         held.flags &= is::REJECTED;
+        held.setbacks = 0;
         self.connect(now, user, intended, stage, host);
         true
     }
@@ -73,12 +77,20 @@ impl Population {
                 held.set(is::CONNECTING, false);
                 held.set(is::CONNECTED, true);
                 let (intended, sent) = (held.connect_intended, held.connect_sent);
+                let moved = self.moving.remove(&user);
                 host.sample(&Sample { measure: Measure::Connect, stage, intended, sent, ended: at });
                 host.progress(user, Progress::Completed(Activity::Connect, sent, at));
-                if held.is(is::LEAVING) {
+                if self.users[user as usize].is(is::LEAVING) {
                     return self.leave(now, at, user, host);
                 }
-                self.register(now, user, intended, at, stage, host);
+                match moved {
+                    Some((mut order, uri)) => {
+                        order.due = at;
+                        self.scratch.elsewhere = uri;
+                        self.request(now, order, host);
+                    }
+                    None => self.register(now, user, intended, at, stage, host),
+                }
             }
             FlowEvent::Failed(error) | FlowEvent::Closed(error) => {
                 if !held.is(is::CONNECTING | is::CONNECTED) {
@@ -112,25 +124,31 @@ impl Population {
             request: b"",
             response: b"",
         });
+        self.moving.remove(&user);
         if !connecting {
-            self.abandon(now, user, host);
+            self.if_stood(self.users[user as usize].connect_sent, now, user);
         }
-        let leaving = self.users[user as usize].is(is::LEAVING);
-        // What was bound to the connection is gone with it.
-        self.unregistered(user);
-        while let Some(dialog) = self.some_dialog(user) {
-            if !leaving && !self.is_workflow() {
-                host.count(self.stage, Counter::SubscriptionLost, now, 1);
-            }
-            self.drop_dialog(dialog);
-        }
-        if leaving {
+        self.unbind(now, user, host);
+        if self.users[user as usize].is(is::LEAVING) {
             self.users[user as usize].set(is::GAVE_UP, true);
             self.leave(now, now, user, host);
         } else if self.is_workflow() {
             self.activity_failed(now, user, false, host);
         } else {
-            self.repair_later(now + REPAIR_DELAY, user);
+            self.come_back(now, user, None);
+        }
+    }
+
+    /// What was bound to a flow is gone with it: requests, registration, subscriptions.
+    pub(super) fn unbind(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        self.abandon(now, user, host);
+        self.unregistered(user);
+        let leaving = self.users[user as usize].is(is::LEAVING);
+        while let Some(dialog) = self.some_dialog(user) {
+            if !leaving && !self.is_workflow() {
+                host.count(self.stage, Counter::SubscriptionLost, now, 1);
+            }
+            self.drop_dialog(dialog);
         }
     }
 
@@ -162,8 +180,11 @@ impl Population {
                 Some(granted) => {
                     self.arm_registration(at, user, granted);
                     if !refresh {
-                        self.registered_now(at, &order, host);
+                        return self.registered_now(at, &order, host);
                     }
+                    self.recovered(user);
+                    // A user that signs off waited for this answer.
+                    self.leave(at, at, user, host);
                 }
                 None => {
                     host.failed(&Failure {
@@ -183,6 +204,7 @@ impl Population {
                     self.register_failed(at, user, refresh, false, None, host);
                 }
             },
+            _ if self.moves_on(at, &order, &outcome, host) => {}
             _ => {
                 if let (Outcome::TimedOut, false) = (outcome, refresh) {
                     host.censored(Measure::Register, order.stage, order.intended, at);
@@ -190,16 +212,77 @@ impl Population {
                 self.fail(at, &order, outcome, host);
                 if let Outcome::Answer(message) = outcome {
                     // Credentials were shown and refused: trying again could lock the account.
-                    if message.code() == 403 && order.challenges > 0 {
+                    if message.code() == 403 && self.showed_credentials() {
                         self.set_aside(at, user, order.stage, host);
                     }
                 }
                 let retry_after = match outcome {
-                    Outcome::Answer(m) => m.header(HeaderId::RetryAfter).and_then(value::leading_number),
+                    Outcome::Answer(message) => retry_after(message),
                     _ => None,
                 };
                 let timed_out = matches!(outcome, Outcome::TimedOut);
                 self.register_failed(at, user, refresh, timed_out, retry_after, host);
+            }
+        }
+    }
+
+    /// RFC 3263 §4.3: after a 503 or silence the same REGISTER goes to another
+    /// target, if there is one. `true` if it does.
+    fn moves_on(&mut self, at: Time, order: &Order, outcome: &Outcome<'_, '_>, host: &mut impl Host) -> bool {
+        let trouble = match outcome {
+            Outcome::Answer(message) => {
+                let after = message.header(HeaderId::RetryAfter).and_then(value::leading_number);
+                Trouble::of_response(message.code(), after)
+            }
+            Outcome::TimedOut => Some(Trouble::Silence),
+            Outcome::Refused => Some(Trouble::Transport),
+            _ => None,
+        };
+        let Some(trouble) = trouble else { return false };
+        let user = order.user;
+        let flow = self.users[user as usize].flow;
+        let elsewhere = host.target_failed(at, flow, trouble);
+        let held = &mut self.users[user as usize];
+        if !elsewhere || order.moves >= MAX_MOVES || held.is(is::LEAVING) || order.purpose.is_refresh() {
+            return false;
+        }
+        held.set(is::CONNECTED, false);
+        held.flow = NO_FLOW;
+        host.close(user, flow);
+        let order = Order { moves: order.moves + 1, hop: None, ..*order };
+        let held = &mut self.users[user as usize];
+        match host.open(at, user) {
+            Opened::Ready(flow) => {
+                held.flow = flow;
+                held.set(is::CONNECTED, true);
+                self.request(at, order, host);
+            }
+            Opened::Connecting(flow) => {
+                held.flow = flow;
+                held.set(is::CONNECTING, true);
+                held.connect_intended = at;
+                held.connect_sent = at;
+                self.moving.insert(user, (order, Vec::new()));
+            }
+        }
+        true
+    }
+
+    /// The host behind a flow refused datagrams (ICMP): nobody listens there, and
+    /// log-ons that wait for its answer need not wait for timer F. For a pool
+    /// with several targets; with one, it may yet come back.
+    pub fn refused(&mut self, now: Time, flow: Flow, host: &mut impl Host) {
+        let waiting: Vec<Slot> = self
+            .transactions
+            .iter()
+            .filter(|(_, t)| t.purpose == Purpose::Register && self.users[t.user as usize].flow == flow)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in waiting {
+            if let Some(transaction) = self.transactions.get(slot) {
+                let order = Order::again(transaction);
+                self.forget(slot);
+                self.ended(now, order, Outcome::Refused, host);
             }
         }
     }
@@ -229,10 +312,13 @@ impl Population {
         if self.users[user as usize].is(is::LEAVING) {
             return self.leave(at, at, user, host);
         }
-        if self.config.self_subscribe {
+        if !self.config.self_subscribe {
+            self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+        }
+        if self.config.self_subscribe && self.users[user as usize].self_dialog == NONE {
             self.begin_subscription(at, user, user, at, order.stage, host);
         } else {
-            self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+            // Without one, or with one that outlived the registration.
             self.signed_on(at, user, host);
         }
     }
@@ -255,25 +341,21 @@ impl Population {
         if self.users[user as usize].is(is::LEAVING) {
             return self.leave(at, at, user, host);
         }
-        if self.users[user as usize].is(is::REJECTED) {
-            self.hang_up(user, host);
-            return;
-        }
-        let delay = retry_after.map_or(REPAIR_DELAY, |seconds| u64::from(seconds.clamp(1, 600)) * SECOND);
-        let jitter = self.random() % SECOND;
-        self.repair_later(at + delay + jitter, user);
+        self.come_back(at, user, retry_after);
     }
 
     /// Closes the flow of a user that is done.
     pub(super) fn hang_up(&mut self, user: u32, host: &mut impl Host) {
         let held = &mut self.users[user as usize];
         let flow = std::mem::replace(&mut held.flow, NO_FLOW);
+        self.moving.remove(&user);
         if held.is(is::CONNECTED | is::CONNECTING) {
             held.set(is::CONNECTED | is::CONNECTING, false);
             host.close(user, flow);
         }
         self.users[user as usize].set(is::GONE, true);
         self.wheel.cancel(&mut self.users[user as usize].register_timer);
+        self.wheel.cancel(&mut self.users[user as usize].repair_timer);
         self.wheel.cancel(&mut self.users[user as usize].publish_timer);
     }
 
@@ -283,6 +365,7 @@ impl Population {
             held.set(is::REGISTERED, false);
             self.registered -= 1;
         }
+        self.wheel.cancel(&mut held.register_timer);
     }
 
     /// Seconds that the registrar granted to our Contact (RFC 3261 §10.2.4);
@@ -320,36 +403,20 @@ impl Population {
         held.register_timer = self.wheel.insert(at + (latest - early), Timer::Registration(user));
     }
 
-    /// A held user signs on again at `at`.
-    pub(super) fn repair_later(&mut self, at: Time, user: u32) {
-        let held = &mut self.users[user as usize];
-        held.set(is::REPAIRING, true);
-        self.wheel.cancel(&mut held.register_timer);
-        held.register_timer = self.wheel.insert(at, Timer::Registration(user));
-    }
-
     pub(super) fn registration_timer(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let stage = self.stage;
         let held = &mut self.users[user as usize];
         held.register_timer = TimerId::NONE;
-        if held.is(is::LEAVING | is::REJECTED | is::GONE) || held.register_tx != NONE {
+        // Without a registration there is nothing to refresh: the repair registers.
+        if held.is(is::LEAVING | is::REJECTED | is::GONE)
+            || !held.is(is::REGISTERED)
+            || held.register_tx != NONE
+        {
             return;
         }
-        if !held.is(is::REPAIRING) {
-            host.count(stage, Counter::RefreshRegister, now, 1);
-            let order = Order::new(Purpose::RegisterRefresh, user, self.config.expires, stage, now);
-            self.request(now, order, host);
-            return;
-        }
-        held.set(is::REPAIRING, false);
-        host.count(stage, Counter::Reconnect, now, 1);
-        if !held.is(is::CONNECTED) {
-            return self.connect(now, user, now, stage, host);
-        }
-        if !held.is(is::REGISTERED) {
-            return self.register(now, user, now, now, stage, host);
-        }
-        self.signed_on(now, user, host);
+        host.count(stage, Counter::RefreshRegister, now, 1);
+        let order = Order::new(Purpose::RegisterRefresh, user, self.config.expires, stage, now);
+        self.request(now, order, host);
     }
 
     pub(super) fn unregister_ended(

@@ -4,11 +4,12 @@ use adsum_sip::client::{ClientTransaction, Method as Invite, OnResponse, OnTimer
 use adsum_sip::ids::{BranchRef, CallKind, CallRef, LIMIT_30};
 use adsum_sip::protection::{Attempts, Incoming, Outgoing, Protection as _, Reading, Verdict};
 use adsum_sip::time::Time;
-use adsum_sip::{HeaderId, Message};
+use adsum_sip::{HeaderId, Message, value};
 
 use memchr::memmem;
 use smallvec::SmallVec;
 
+use super::redirect::MAX_REDIRECTS;
 use super::state::{Purpose, Transaction, is, tried};
 use super::{Kind, Population, Transport};
 use crate::host::{Class, Counter, Failure, Hop, Host, Method, Sent, Stage};
@@ -28,6 +29,8 @@ const MAX_DATAGRAM: usize = 1_300;
 pub(super) struct Scratch {
     /// The request of the transaction that just ended, for transcripts.
     pub request: Vec<u8>,
+    /// The Request-URI of a request that was redirected.
+    pub elsewhere: Vec<u8>,
     pub uri: Vec<u8>,
     pub peer: Vec<u8>,
     pub lines: Vec<u8>,
@@ -54,6 +57,9 @@ pub(super) struct Order {
     pub tried: u8,
     pub challenges: u8,
     pub attempts: Attempts,
+    /// How many targets it was sent to before this one.
+    pub moves: u8,
+    pub redirects: u8,
     /// Where to, if not where the dialog or the flow leads.
     pub hop: Option<Hop>,
 }
@@ -73,11 +79,13 @@ impl Order {
             tried: 0,
             challenges: 0,
             attempts: Attempts::default(),
+            moves: 0,
+            redirects: 0,
             hop: None,
         }
     }
 
-    fn again(transaction: &Transaction) -> Order {
+    pub fn again(transaction: &Transaction) -> Order {
         Order {
             purpose: transaction.purpose,
             user: transaction.user,
@@ -91,7 +99,10 @@ impl Order {
             tried: transaction.tried,
             challenges: transaction.challenges,
             attempts: transaction.attempts,
-            hop: None,
+            moves: transaction.moves,
+            redirects: transaction.redirects,
+            // Who was sent elsewhere is challenged from there.
+            hop: (transaction.redirects > 0).then_some(transaction.hop),
         }
     }
 }
@@ -105,6 +116,8 @@ pub(super) enum Outcome<'m, 'a> {
     TimedOut,
     /// The flow broke, or there is none.
     Gone,
+    /// Nobody listens where it was sent (ICMP).
+    Refused,
     /// The server wants credentials and will not take ours.
     Rejected(&'m Message<'a>),
     /// The server wants what we have not got.
@@ -215,10 +228,11 @@ impl Population {
         }
         let mut order = Order::again(transaction);
         self.close(slot);
+        self.recall_target(&order);
         match code {
             401 | 407 => self.challenged(now, stamp, order, message, host),
             423 if order.tried & tried::MIN_EXPIRES == 0 => {
-                let least = message.header(HeaderId::MinExpires).and_then(adsum_sip::value::number);
+                let least = message.header(HeaderId::MinExpires).and_then(value::number);
                 match least.filter(|least| *least > order.expires && order.expires > 0) {
                     Some(least) => {
                         order.tried |= tried::MIN_EXPIRES;
@@ -228,7 +242,7 @@ impl Population {
                     None => self.ended(stamp, order, Outcome::Answer(message), host),
                 }
             }
-            301 | 302 | 305 if order.challenges < MAX_CHALLENGES => {
+            301 | 302 | 305 if order.redirects < MAX_REDIRECTS => {
                 self.redirected(now, stamp, order, message, host)
             }
             _ => self.ended(stamp, order, Outcome::Answer(message), host),
@@ -252,29 +266,6 @@ impl Population {
             }
             Verdict::Answer | Verdict::Rejected => self.ended(stamp, order, Outcome::Rejected(message), host),
             Verdict::Unsupported => self.ended(stamp, order, Outcome::Unsupported(message), host),
-        }
-    }
-
-    /// RFC 3261 §8.1.3.4: the Contact of a 3xx is where to ask. Over a stream
-    /// the flow leads elsewhere, so there the answer stands as a failure that
-    /// names the new target.
-    fn redirected(
-        &mut self,
-        now: Time,
-        stamp: Time,
-        mut order: Order,
-        message: &Message<'_>,
-        host: &mut impl Host,
-    ) {
-        let flow = self.users[order.user as usize].flow;
-        let contact = message.header(HeaderId::Contact).and_then(adsum_sip::value::name_addr);
-        match contact.filter(|_| self.config.transport == Transport::Udp) {
-            Some(contact) => {
-                order.challenges += 1; // counts against the same bound
-                order.hop = Some(host.hop(flow, contact.uri));
-                self.request(now, order, host);
-            }
-            None => self.ended(stamp, order, Outcome::Answer(message), host),
         }
     }
 
@@ -320,6 +311,16 @@ impl Population {
         }
     }
 
+    /// A PUBLISH that nobody waits for any more still has to end.
+    fn abandon_publication(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        let slot = self.users[user as usize].publish_tx;
+        if let Some(transaction) = self.transactions.get(slot) {
+            let order = Order::again(transaction);
+            self.close(slot);
+            self.ended(now, order, Outcome::Gone, host);
+        }
+    }
+
     /// Sends nothing and forgets: the end of a run that is cut off.
     pub(super) fn forget(&mut self, slot: Slot) {
         if self.transactions.get(slot).is_some() {
@@ -341,6 +342,8 @@ impl Population {
             tried: order.tried,
             challenges: order.challenges,
             attempts: order.attempts,
+            moves: order.moves,
+            redirects: order.redirects,
             user: order.user,
             dialog: order.dialog,
             publication: order.publication,
@@ -415,7 +418,7 @@ impl Population {
     ) -> u32 {
         let namespace = self.config.namespace;
         let user = &mut self.users[order.user as usize];
-        let Scratch { uri, peer, lines, protection, local, call_id, .. } = scratch;
+        let Scratch { elsewhere, uri, peer, lines, protection, local, call_id, .. } = scratch;
         for buffer in [&mut *uri, &mut *peer, &mut *lines, &mut *local, &mut *call_id] {
             buffer.clear();
         }
@@ -430,7 +433,7 @@ impl Population {
                 user.register_cseq += 1;
                 let call = CallRef { kind: CallKind::Registration, slot: order.user, generation: 0 };
                 // The registrar's URI has no user part (RFC 3261 §10.2).
-                let domain = adsum_sip::value::sip_uri(uri).map_or(&b""[..], |uri| uri.host);
+                let domain = value::sip_uri(uri).map_or(&b""[..], |uri| uri.host);
                 peer.extend_from_slice(b"sip:");
                 peer.extend_from_slice(domain);
                 request_uri = peer;
@@ -472,6 +475,9 @@ impl Population {
                 (Shape::Subscribe, call, dialog.local_cseq)
             }
         };
+        if order.tried & tried::ELSEWHERE != 0 {
+            request_uri = elsewhere;
+        }
         namespace.write_call_id(call_id, call);
         let fields = Fields {
             request_uri,
@@ -553,6 +559,19 @@ impl Population {
             Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
             Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
         }
+        // A held user that was set aside asks for nothing any more, not even to be let go.
+        let held = &self.users[order.user as usize];
+        if held.is(is::REJECTED) && !held.is(is::GONE) && !self.is_workflow() {
+            self.abandon_publication(at, order.user, host);
+            self.leave_at_once(at, order.user, host);
+        }
+    }
+
+    /// The request that just ended went with credentials.
+    pub(super) fn showed_credentials(&self) -> bool {
+        let request = &self.scratch.request;
+        memchr::memmem::find(request, b"\r\nAuthorization: ").is_some()
+            || memchr::memmem::find(request, b"\r\nProxy-Authorization: ").is_some()
     }
 
     /// Sets a user aside for the whole run: no account is locked out by retries.
@@ -625,6 +644,14 @@ impl Population {
                 failure.reason = b"the connection ended before the answer";
                 diagnosis.extend_from_slice(
                     b"the other side closed the connection: look at its log and its limits",
+                );
+            }
+            Outcome::Refused => {
+                failure.code = "transport:connect";
+                failure.class = Class::Configuration;
+                failure.reason = b"nothing listens there: the host refused the datagram (ICMP)";
+                diagnosis.extend_from_slice(
+                    b"check address, port and transport, and that the pool runs at each of its addresses",
                 );
             }
             Outcome::Blocked(address) => {

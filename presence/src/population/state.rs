@@ -32,14 +32,16 @@ pub(super) mod is {
     pub const LEAVING: u16 = 16;
     /// Its credentials were rejected: it never tries again in this run.
     pub const REJECTED: u16 = 32;
-    /// It lost something and signs on again.
-    pub const REPAIRING: u16 = 64;
+    /// It comes back to what it lost: an early loss of that is a setback.
+    pub const RETURNING: u16 = 64;
     /// It is done: signed off, or never signed on.
     pub const GONE: u16 = 128;
     /// The server stopped answering while it signed off.
     pub const GAVE_UP: u16 = 256;
-    /// It was told to subscribe to its contacts, and does so again when it comes back.
+    /// It is to watch its contacts: a held user watches again after a loss.
     pub const WATCHES: u16 = 512;
+    /// Its subscription to itself was refused for good.
+    pub const OWN_REFUSED: u16 = 1024;
 }
 
 /// One user of the shard.
@@ -54,6 +56,10 @@ pub(super) struct User {
     pub register_cseq: u32,
     pub register_tx: Slot,
     pub register_timer: TimerId,
+    /// When it asks again for what it lacks.
+    pub repair_timer: TimerId,
+    /// Attempts in a row that came to nothing.
+    pub setbacks: u8,
 
     pub self_dialog: Slot,
     /// First dialog in which it watches somebody; linked by [`Dialog::next_watch`].
@@ -87,6 +93,8 @@ impl Default for User {
             register_cseq: 0,
             register_tx: NONE,
             register_timer: TimerId::NONE,
+            repair_timer: TimerId::NONE,
+            setbacks: 0,
             self_dialog: NONE,
             watches: NONE,
             watchers: NONE,
@@ -174,6 +182,8 @@ pub(super) struct Dialog {
     pub stage: Stage,
     pub intended: Time,
     pub sent: Time,
+    /// When the server will end it unless it is refreshed; `NEVER` until it was said.
+    pub until: Time,
     /// Newest sequence of the publisher that it showed.
     pub seen: u32,
     /// It owes only publications after this one.
@@ -229,6 +239,8 @@ pub(super) mod tried {
     pub const MIN_EXPIRES: u8 = 1;
     /// A publication from scratch after 412.
     pub const FROM_SCRATCH: u8 = 2;
+    /// The target of a 301 or 302: its URI is the Request-URI.
+    pub const ELSEWHERE: u8 = 4;
 }
 
 /// One request on its way.
@@ -241,6 +253,10 @@ pub(super) struct Transaction {
     /// How often it was challenged.
     pub challenges: u8,
     pub attempts: Attempts,
+    /// How many targets it was sent to before.
+    pub moves: u8,
+    /// How often it was redirected.
+    pub redirects: u8,
     pub user: u32,
     /// For subscriptions.
     pub dialog: Slot,
@@ -351,8 +367,10 @@ pub(super) enum Timer {
     Dialog(Slot),
     /// Deadline of a publication.
     Deadline(Slot),
-    /// Refresh of a registration, or another attempt to sign on.
+    /// Refresh of a registration.
     Registration(u32),
+    /// A held user asks again for what it lacks.
+    Repair(u32),
     /// Refresh of a publication.
     Document(u32),
 }

@@ -1,37 +1,47 @@
 //! SUBSCRIBE dialogs: begun, settled by answer and NOTIFY in any order,
 //! refreshed, lost, ended (RFC 6665 §4.1).
 
-use std::rc::Rc;
-
-use adsum_sip::time::{MILLISECOND, SECOND, TIMEOUT, Time};
+use adsum_sip::time::{SECOND, TIMEOUT, Time};
 use adsum_sip::{HeaderId, Message, value};
 use smallvec::SmallVec;
 
+use super::repair::retry_after;
 use super::request::{Order, Outcome};
-use super::state::{Dialog, Purpose, Target, has, is};
+use super::state::{Dialog, Purpose, has, is};
 use super::{Population, Timer, some};
-use crate::host::{Activity, Class, Counter, Failure, Flow, Hop, Host, Measure, Progress, Sample, Stage};
+use crate::diagnosis::class_of;
+use crate::host::{Activity, Class, Counter, Failure, Host, Measure, Progress, Sample, Stage};
 use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
-/// Dialogs of one server mostly share their target; this many are remembered.
-const CACHED_TARGETS: usize = 16;
+/// `expires` of NOTIFYs is in whole seconds, and two of them may be rounded apart.
+const ROUNDED: u64 = 2 * SECOND;
 
-/// Targets that were seen lately, so that dialogs share them.
-#[derive(Debug, Default)]
-pub(super) struct TargetCache {
-    known: [Option<Rc<Target>>; CACHED_TARGETS],
-    next: usize,
+/// The refresh of a subscription is not put off further than this by `Retry-After`: by then it has
+/// mostly expired, and a server that is back should not have to wait for its subscribers.
+const MAX_REFRESH_WAIT: u32 = 3_600;
+
+/// When a held user asks again for a subscription.
+#[derive(Debug, Clone, Copy)]
+enum Again {
+    /// The server does not want it.
+    Never,
+    AtOnce,
+    /// Not before these seconds, if said, else when the back-off says.
+    After(Option<u32>),
 }
 
-impl TargetCache {
-    fn find(&self, uri: &[u8], routes: &[u8]) -> Option<Rc<Target>> {
-        self.known.iter().flatten().find(|t| *t.uri == *uri && *t.routes == *routes).cloned()
-    }
-
-    fn keep(&mut self, target: Rc<Target>) {
-        self.known[self.next] = Some(target);
-        self.next = (self.next + 1) % CACHED_TARGETS;
+/// What the reasons of a termination ask for (RFC 6665 §4.1.3).
+fn again_after(reason: &[u8], retry_after: Option<u32>) -> Again {
+    let is = |name: &[u8]| reason.eq_ignore_ascii_case(name);
+    if is(b"rejected") || is(b"noresource") || is(b"invariant") {
+        Again::Never
+    } else if is(b"deactivated") || is(b"timeout") {
+        Again::AtOnce // `retry-after` has no meaning there
+    } else if is(b"probation") || retry_after.is_some() {
+        Again::After(retry_after)
+    } else {
+        Again::AtOnce
     }
 }
 
@@ -73,6 +83,7 @@ impl Population {
             stage,
             intended: due,
             sent: due,
+            until: Time::NEVER,
             seen: 0,
             expects_after: 0,
             next_watcher: NONE,
@@ -117,8 +128,12 @@ impl Population {
             Outcome::Answer(message) if message.code() < 300 => {
                 let flow = self.users[order.user as usize].flow;
                 self.answered(slot, flow, message, host);
+                self.granted_until(at, slot, message.expires());
                 if refresh {
-                    return self.arm_refresh(at, slot, message.expires());
+                    self.arm_refresh(at, slot);
+                    self.recovered(order.user);
+                    // A user that signs off waited for this answer.
+                    return self.leave(at, at, order.user, host);
                 }
                 if !self.dialogs[slot].has(has::SELF) {
                     host.sample(&Sample {
@@ -130,7 +145,7 @@ impl Population {
                     });
                 }
                 self.dialogs[slot].flags |= has::ANSWER;
-                self.settle(at, slot, message.expires(), host);
+                self.settle(at, slot, host);
             }
             _ => {
                 let dialog = &self.dialogs[slot];
@@ -157,119 +172,32 @@ impl Population {
                 if !expected {
                     self.fail(at, &order, outcome, host);
                 }
+                let after = match outcome {
+                    Outcome::Answer(message) => retry_after(message),
+                    _ => None,
+                };
                 if !refresh {
+                    let publisher = self.dialogs[slot].publisher;
                     self.drop_dialog(slot);
-                    self.activity_failed(at, order.user, matches!(outcome, Outcome::TimedOut), host);
+                    // Another attempt helps against a pool in distress, not against a refusal.
+                    let final_no = matches!(outcome, Outcome::Answer(m) if class_of(m.code()) == Class::Configuration)
+                        || matches!(outcome, Outcome::Unsupported(_) | Outcome::Blocked(_));
+                    let again = if final_no { Again::Never } else { Again::After(after) };
+                    let timed_out = matches!(outcome, Outcome::TimedOut);
+                    self.subscription_failed(at, order.user, publisher, timed_out, again, host);
                 } else if gone {
-                    self.subscription_lost(at, slot, None, host);
+                    self.subscription_lost(at, slot, Again::AtOnce, host);
                 } else {
                     // Try again soon: the server's clock still runs.
+                    let wait = u64::from(after.unwrap_or(0).clamp(5, MAX_REFRESH_WAIT)) * SECOND;
                     let jitter = self.random() % (5 * SECOND);
                     let dialog = &mut self.dialogs[slot];
                     self.wheel.cancel(&mut dialog.timer);
-                    dialog.timer = self.wheel.insert(at + 5 * SECOND + jitter, Timer::Dialog(slot));
+                    dialog.timer = self.wheel.insert(at + (wait + jitter), Timer::Dialog(slot));
+                    self.leave(at, at, order.user, host);
                 }
             }
         }
-    }
-
-    /// The 2xx creates what no NOTIFY has created before it (RFC 6665 §4.4.1).
-    fn answered(&mut self, slot: Slot, flow: Flow, message: &Message<'_>, host: &mut impl Host) {
-        let dialog = &mut self.dialogs[slot];
-        if !dialog.has(has::NOTIFY) {
-            dialog.remote_tag.clear();
-            dialog.remote_tag.extend_from_slice(message.to_tag().unwrap_or(b""));
-        }
-        let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
-        let Some(contact) = contact else { return };
-        match self.dialogs[slot].target.clone() {
-            None => {
-                let mut routes: SmallVec<[&[u8]; 4]> =
-                    message.headers(HeaderId::RecordRoute).flat_map(value::list).collect();
-                routes.reverse();
-                let target = self.target(flow, contact.uri, &routes, host);
-                self.dialogs[slot].target = Some(target);
-            }
-            Some(old) if *old.uri != *contact.uri => self.retarget(slot, flow, &old, contact.uri, host),
-            Some(_) => {}
-        }
-    }
-
-    /// A NOTIFY refreshes the remote target, or creates route set and target.
-    pub(super) fn refresh_target(
-        &mut self,
-        slot: Slot,
-        flow: Flow,
-        message: &Message<'_>,
-        host: &mut impl Host,
-    ) {
-        let Some(contact) = message.header(HeaderId::Contact).and_then(value::name_addr) else { return };
-        match self.dialogs[slot].target.clone() {
-            None => {
-                let routes: SmallVec<[&[u8]; 4]> =
-                    message.headers(HeaderId::RecordRoute).flat_map(value::list).collect();
-                let target = self.target(flow, contact.uri, &routes, host);
-                self.dialogs[slot].target = Some(target);
-            }
-            Some(old) if *old.uri != *contact.uri => self.retarget(slot, flow, &old, contact.uri, host),
-            Some(_) => {}
-        }
-    }
-
-    /// The remote target changes, the route set never does (RFC 3261 §12.2.1.2).
-    fn retarget(&mut self, slot: Slot, flow: Flow, old: &Target, uri: &[u8], host: &mut impl Host) {
-        let lines = old.routes.to_vec();
-        let mut first: Vec<u8> = Vec::new();
-        let routes: SmallVec<[&[u8]; 4]> = lines
-            .split(|b| *b == b'\n')
-            .filter_map(|line| line.strip_prefix(b"Route: "))
-            .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-            .collect();
-        // A strict router stands in the Request-URI and the old target at the end.
-        let strict = *old.request_uri != *old.uri;
-        let routes = if strict {
-            first.extend_from_slice(b"<");
-            first.extend_from_slice(&old.request_uri);
-            first.extend_from_slice(b">");
-            std::iter::once(first.as_slice())
-                .chain(routes[..routes.len().saturating_sub(1)].iter().copied())
-                .collect()
-        } else {
-            routes
-        };
-        let target = self.target(flow, uri, &routes, host);
-        self.dialogs[slot].target = Some(target);
-    }
-
-    /// Builds or finds the target for a remote URI and a route set (RFC 3261 §12.2.1.1).
-    fn target(&mut self, flow: Flow, uri: &[u8], routes: &[&[u8]], host: &mut impl Host) -> Rc<Target> {
-        let mut lines = Vec::new();
-        let mut line = |route: &[u8]| {
-            lines.extend_from_slice(b"Route: ");
-            lines.extend_from_slice(route);
-            lines.extend_from_slice(b"\r\n");
-        };
-        let first = routes.first().and_then(|route| value::name_addr(route));
-        let loose = first.is_none_or(|first| {
-            value::sip_uri(first.uri).is_some_and(|uri| value::param(uri.params, "lr").is_some())
-        });
-        let mut request_uri = uri.to_vec();
-        if loose {
-            routes.iter().for_each(|route| line(route));
-        } else if let Some(first) = first {
-            request_uri = first.uri.to_vec();
-            routes[1..].iter().for_each(|route| line(route));
-            line(&[b"<", uri, b">"].concat());
-        }
-        if let Some(known) = self.targets.find(uri, &lines) {
-            return known;
-        }
-        let next = first.map_or(uri, |first| first.uri);
-        let hop = if self.config.transport.is_reliable() { Hop::Target } else { host.hop(flow, next) };
-        let target =
-            Rc::new(Target { uri: uri.into(), routes: lines.into(), request_uri: request_uri.into(), hop });
-        self.targets.keep(Rc::clone(&target));
-        target
     }
 
     /// A NOTIFY of the dialog was accepted and answered.
@@ -311,12 +239,11 @@ impl Population {
         if state.state.eq_ignore_ascii_case(b"terminated") {
             return self.terminated(stamp, slot, state.reason, state.retry_after, host);
         }
-        if self.dialogs[slot].has(has::SETTLED) {
-            if let Some(left) = state.expires.filter(|_| !self.dialogs[slot].has(has::LEAVING)) {
-                self.shorten(stamp, slot, left);
-            }
-        } else {
-            self.settle(stamp, slot, state.expires, host);
+        let shorter = self.granted_until(stamp, slot, state.expires);
+        if !self.dialogs[slot].has(has::SETTLED) {
+            self.settle(stamp, slot, host);
+        } else if shorter && !self.dialogs[slot].has(has::LEAVING) {
+            self.arm_refresh(stamp, slot);
         }
     }
 
@@ -333,15 +260,16 @@ impl Population {
         if dialog.has(has::LEAVING) {
             return self.complete_unsubscribe(at, slot, host);
         }
+        let again = again_after(reason, retry_after);
         if dialog.has(has::SETTLED) {
-            return self.subscription_lost(at, slot, Some((reason, retry_after)), host);
+            return self.subscription_lost(at, slot, again, host);
         }
         let (owner, stage, own) = (dialog.owner, dialog.stage, dialog.has(has::SELF));
         let text = [b"the subscription was terminated: " as &[u8], reason].concat();
         host.failed(&Failure {
             activity: if own { Activity::SelfSubscribe } else { Activity::Subscribe },
             stage,
-            class: if reason == b"rejected" { Class::Configuration } else { Class::Pool },
+            class: if reason.eq_ignore_ascii_case(b"rejected") { Class::Configuration } else { Class::Pool },
             code: "subscription:terminated",
             reason: &text,
             diagnosis: crate::diagnosis::of_termination(reason),
@@ -350,12 +278,33 @@ impl Population {
             request: b"",
             response: b"",
         });
+        let publisher = self.dialogs[slot].publisher;
         self.drop_dialog(slot);
-        self.activity_failed(at, owner, false, host);
+        self.subscription_failed(at, owner, publisher, false, again, host);
+    }
+
+    /// A subscription did not come about.
+    fn subscription_failed(
+        &mut self,
+        at: Time,
+        owner: u32,
+        publisher: u32,
+        timed_out: bool,
+        again: Again,
+        host: &mut impl Host,
+    ) {
+        if self.is_workflow() || self.users[owner as usize].is(is::LEAVING) {
+            return self.activity_failed(at, owner, timed_out, host);
+        }
+        match again {
+            Again::Never => self.refuse(owner, publisher),
+            Again::AtOnce => self.come_back(at, owner, None),
+            Again::After(seconds) => self.come_back(at, owner, seconds),
+        }
     }
 
     /// Both the answer and the NOTIFY are there, whichever came last.
-    fn settle(&mut self, at: Time, slot: Slot, expires: Option<u32>, host: &mut impl Host) {
+    fn settle(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
         let dialog = &mut self.dialogs[slot];
         let own = dialog.has(has::SELF);
         let shown = if own { has::NOTIFY } else { has::ACTIVE };
@@ -371,7 +320,10 @@ impl Population {
             sent,
             ended: at,
         };
-        self.arm_refresh(at, slot, expires);
+        self.arm_refresh(at, slot);
+        if !self.users[owner as usize].is(is::RETURNING) {
+            self.recovered(owner);
+        }
         if own {
             host.sample(&sample);
             self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
@@ -383,25 +335,33 @@ impl Population {
         }
     }
 
-    /// Sets the refresh to 80–90 % of what the server granted. Workflows are
-    /// far shorter than any subscription and do without.
-    fn arm_refresh(&mut self, at: Time, slot: Slot, granted: Option<u32>) {
-        let granted = u64::from(granted.unwrap_or(self.config.expires).min(self.config.expires)).max(1);
-        let share = 800 + self.random() % 100;
-        let workflow = self.is_workflow();
+    /// A 2xx or NOTIFY says how long the subscription lasts. The shorter one
+    /// counts (RFC 6665 §4.1.2.1, §4.1.3): `true` if it is this one.
+    fn granted_until(&mut self, at: Time, slot: Slot, seconds: Option<u32>) -> bool {
+        let Some(seconds) = seconds else { return false };
+        let until = at + u64::from(seconds) * SECOND;
         let dialog = &mut self.dialogs[slot];
-        self.wheel.cancel(&mut dialog.timer);
-        if !workflow {
-            dialog.timer = self.wheel.insert(at + granted * share * MILLISECOND, Timer::Dialog(slot));
+        // Whole seconds are counted down in each NOTIFY: that is no change.
+        let shorter = until + ROUNDED < dialog.until;
+        if shorter {
+            dialog.until = until;
         }
+        shorter
     }
 
-    /// A NOTIFY may shorten the subscription (RFC 6665 §4.1.3), never lengthen it.
-    fn shorten(&mut self, at: Time, slot: Slot, left: u32) {
-        if self.is_workflow() || left >= self.config.expires / 2 {
-            return;
+    /// Sets the refresh to 80–90 % of what the server granted. Workflows are
+    /// far shorter than any subscription and do without.
+    fn arm_refresh(&mut self, at: Time, slot: Slot) {
+        let share = 800 + self.random() % 100;
+        let workflow = self.is_workflow();
+        let asked = at + u64::from(self.config.expires) * SECOND;
+        let dialog = &mut self.dialogs[slot];
+        dialog.until = dialog.until.min(asked);
+        self.wheel.cancel(&mut dialog.timer);
+        if !workflow {
+            let granted = dialog.until.since(at).max(SECOND);
+            dialog.timer = self.wheel.insert(at + granted / 1_000 * share, Timer::Dialog(slot));
         }
-        self.arm_refresh(at, slot, Some(left));
     }
 
     pub(super) fn dialog_timer(&mut self, now: Time, slot: Slot, host: &mut impl Host) {
@@ -419,6 +379,7 @@ impl Population {
                 return;
             }
             dialog.flags |= has::REFRESHED;
+            dialog.until = Time::NEVER; // the answer says anew
             host.count(self.stage, Counter::RefreshSubscribe, now, 1);
             let mut order =
                 Order::new(Purpose::SubscribeRefresh, owner, self.config.expires, self.stage, now);
@@ -436,8 +397,9 @@ impl Population {
         let measure = if own { Measure::SelfSubscribe } else { Measure::SubscribeToNotify };
         host.censored(measure, stage, intended, now);
         self.first_notify_missing(now, owner, stage, activity, host);
+        let publisher = self.dialogs[slot].publisher;
         self.drop_dialog(slot);
-        self.activity_failed(now, owner, true, host);
+        self.subscription_failed(now, owner, publisher, true, Again::After(None), host);
     }
 
     fn first_notify_missing(
@@ -465,31 +427,28 @@ impl Population {
     }
 
     /// The server ended a subscription that we wanted to keep.
-    fn subscription_lost(
-        &mut self,
-        at: Time,
-        slot: Slot,
-        why: Option<(&[u8], Option<u32>)>,
-        host: &mut impl Host,
-    ) {
+    fn subscription_lost(&mut self, at: Time, slot: Slot, again: Again, host: &mut impl Host) {
         let dialog = &self.dialogs[slot];
-        let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
+        let (owner, publisher, began) = (dialog.owner, dialog.publisher, dialog.sent);
         host.count(self.stage, Counter::SubscriptionLost, at, 1);
         self.drop_dialog(slot);
         if self.is_workflow() {
             return self.activity_failed(at, owner, false, host);
         }
-        if self.users[owner as usize].is(is::LEAVING) {
-            return;
+        let held = &self.users[owner as usize];
+        if held.is(is::LEAVING) {
+            return self.leave(at, at, owner, host);
         }
-        // `rejected` and `noresource` mean: do not come back (RFC 6665 §4.1.3).
-        if why.is_some_and(|(reason, _)| matches!(reason, b"rejected" | b"noresource" | b"invariant")) {
-            return;
+        if held.is(is::REJECTED) || !held.is(is::CONNECTED) {
+            return; // there is nobody to ask, or the repair of the flow will
         }
-        match why.and_then(|(_, after)| after).filter(|after| *after > 0) {
-            Some(after) => self.repair_later(at + u64::from(after) * SECOND, owner),
-            None if own => self.begin_subscription(at, owner, owner, at, self.stage, host),
-            None => self.begin_subscription(at, owner, publisher, at, self.stage, host),
+        match again {
+            Again::Never => self.refuse(owner, publisher),
+            Again::AtOnce if self.may_return_at_once(began, at, owner) => {
+                self.begin_subscription(at, owner, publisher, at, self.stage, host);
+            }
+            Again::AtOnce => self.come_back(at, owner, None),
+            Again::After(seconds) => self.come_back(at, owner, seconds),
         }
     }
 

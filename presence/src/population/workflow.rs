@@ -100,13 +100,8 @@ impl Population {
             return self.leave(at, at, user, host);
         }
         if !self.is_workflow() {
-            // Repaired: it watches its contacts again, and publishes what waits.
-            if self.users[user as usize].is(is::WATCHES) {
-                for edge in self.contacts.of(user) {
-                    self.subscribe(at, edge, at, self.stage, host);
-                }
-            }
-            return self.next_waiting(at, at, user, host);
+            // Repaired: the subscriber watches again, the publisher goes on.
+            return self.resume(at, user, host);
         }
         let state = &mut self.pairs[pair as usize];
         let stage = state.stage;
@@ -181,12 +176,7 @@ impl Population {
     /// An activity of a user failed or timed out; a workflow ends with it.
     pub(super) fn activity_failed(&mut self, at: Time, user: u32, timed_out: bool, host: &mut impl Host) {
         if !self.is_workflow() {
-            if self.users[user as usize].is(is::LEAVING) {
-                self.leave(at, at, user, host);
-            } else if self.users[user as usize].is(is::REJECTED) {
-                self.hang_up(user, host);
-            }
-            return;
+            return self.leave(at, at, user, host);
         }
         let pair = pair_of(user);
         let state = &mut self.pairs[pair as usize];
@@ -232,8 +222,8 @@ impl Population {
             return;
         }
         held.set(is::LEAVING, true);
-        held.set(is::REPAIRING, false);
         self.wheel.cancel(&mut held.register_timer);
+        self.wheel.cancel(&mut held.repair_timer);
         self.wheel.cancel(&mut held.publish_timer);
         self.leave(now, now, user, host);
     }
@@ -297,7 +287,7 @@ impl Population {
     }
 
     /// What is still open is forgotten: there is nobody left to ask.
-    fn leave_at_once(&mut self, now: Time, user: u32, host: &mut impl Host) {
+    pub(super) fn leave_at_once(&mut self, now: Time, user: u32, host: &mut impl Host) {
         let held = &self.users[user as usize];
         for slot in [held.register_tx, held.publish_tx] {
             self.forget(slot);

@@ -174,6 +174,18 @@ impl Failover {
         }
     }
 
+    /// How many targets there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// True if there is nowhere to go.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
     /// How many targets rest.
     #[must_use]
     pub fn resting(&self, now: Time) -> usize {

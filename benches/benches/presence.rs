@@ -1,0 +1,161 @@
+//! Micro benchmarks of `presence`: messages from templates, digest, markers,
+//! the timer wheel.
+
+mod common;
+
+use std::hint::black_box;
+
+use adsum_presence::Accounts;
+use adsum_presence::accounts::Pattern;
+use adsum_presence::auth::{AuthState, Authenticator, Verdict};
+use adsum_presence::marker::{Finder, Marker};
+use adsum_presence::population::Transport;
+use adsum_presence::simple::{Fields, Messages, Shape};
+use adsum_presence::wheel::Wheel;
+use adsum_sip::ids::{BranchRef, Namespace, mix};
+use adsum_sip::time::{MILLISECOND, SECOND};
+use adsum_sip::{Scanner, Time};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+use common::CpuTime;
+
+const OURS: Namespace = Namespace { run: 0x2345_6789, shard: 1, key: 7 };
+const MARKER: Marker = Marker { run: 0x2345_6789, publisher: 1, sequence: 2 };
+
+fn fields(lines: &[u8]) -> Fields<'_> {
+    Fields {
+        request_uri: b"sip:user000001@pool.test",
+        from: b"sip:user000001@pool.test",
+        from_tag: *b"k3v0q8zt",
+        to: b"sip:user000001@pool.test",
+        to_tag: b"",
+        call_id: b"adsum8t5cc90001p00012m003",
+        cseq: 42,
+        expires: 3_600,
+        local: b"127.0.0.1:40123",
+        lines,
+        marker: Some(MARKER),
+    }
+}
+
+fn accounts() -> Accounts {
+    let pattern = |text| Pattern::parse(text).expect("a pattern");
+    Accounts::Pattern {
+        uri: pattern("sip:user{n:06}@pool.test"),
+        auth_user: None,
+        password: pattern("pw-user{n:06}"),
+        pairs: (0..1_000).collect(),
+    }
+}
+
+fn template(c: &mut Criterion<CpuTime>) {
+    let messages = Messages::new(Transport::Udp).expect("messages");
+    let branch = BranchRef { slot: 12, generation: 34 };
+    let mut out = Vec::with_capacity(2_048);
+    let mut group = c.benchmark_group("template");
+    for (name, shape, lines) in [
+        ("PUBLISH with a document", Shape::Publish, &b"SIP-If-Match: a.1795609565.4711.2.0\r\n"[..]),
+        ("REGISTER", Shape::Register, b""),
+    ] {
+        let fields = fields(lines);
+        messages.render(shape, &OURS, branch, &fields, &mut out);
+        group.throughput(Throughput::Bytes(out.len() as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                out.clear();
+                messages.render(shape, &OURS, black_box(branch), black_box(&fields), &mut out);
+                out.len()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn digest(c: &mut Criterion<CpuTime>) {
+    let accounts = accounts();
+    let mut group = c.benchmark_group("digest");
+    for algorithm in ["MD5", "SHA-256"] {
+        let text = format!(
+            "SIP/2.0 401 Unauthorized\r\nVia: SIP/2.0/UDP 127.0.0.1:40123;branch=z9hG4bK8t5cc9\r\n\
+             From: <sip:user000001@pool.test>;tag=k3v0q8zt\r\nTo: <sip:user000001@pool.test>;tag=5b1e\r\n\
+             Call-ID: adsum8t5cc90001p00012m003\r\nCSeq: 1 PUBLISH\r\n\
+             WWW-Authenticate: Digest realm=\"pool.test\", nonce=\"ZSPXB2Uj1dsxJ0fF0dXo2nZp7ZkY\", qop=\"auth\", \
+             algorithm={algorithm}\r\nContent-Length: 0\r\n\r\n"
+        );
+        let mut scanner = Scanner::new();
+        let challenge = scanner.scan(text.as_bytes()).expect("a challenge");
+        let mut authenticator = Authenticator::new(false, 1);
+        let mut out = Vec::with_capacity(512);
+        // From the challenge to the header line that answers it.
+        group.bench_function(format!("answer a challenge, {algorithm}"), |b| {
+            b.iter(|| {
+                let mut state = AuthState::default();
+                assert_eq!(authenticator.challenged(&mut state, black_box(&challenge)), Verdict::Answer);
+                out.clear();
+                let uri = b"sip:user000001@pool.test";
+                authenticator.write(&mut state, &accounts, 0, b"PUBLISH", uri, &mut out);
+                out.len()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn marker(c: &mut Criterion<CpuTime>) {
+    let messages = Messages::new(Transport::Udp).expect("messages");
+    let mut body = Vec::new();
+    messages.render(Shape::Publish, &OURS, BranchRef { slot: 1, generation: 1 }, &fields(b""), &mut body);
+    let finder = Finder::default();
+    c.bench_function("marker/find the latest", |b| {
+        b.iter(|| finder.latest(black_box(&body), MARKER.run, MARKER.publisher).expect("a marker"));
+    });
+}
+
+fn wheel(c: &mut Criterion<CpuTime>) {
+    const HELD: u64 = 100_000;
+    let mut group = c.benchmark_group("wheel");
+    // Timers of held users lie hours ahead; those of requests come and go among them.
+    let mut wheel = Wheel::new(Time(0));
+    for key in 0..HELD {
+        wheel.insert(Time(3_000 * SECOND + mix(key) % (600 * SECOND)), key);
+    }
+    let mut now = Time(0);
+    group.bench_function("insert and cancel among 100000", |b| {
+        b.iter(|| {
+            let mut id = wheel.insert(now + 500 * MILLISECOND, HELD);
+            wheel.cancel(black_box(&mut id));
+        });
+    });
+    group.bench_function("insert, and pop a millisecond later, among 100000", |b| {
+        b.iter(|| {
+            wheel.insert(now + MILLISECOND, HELD);
+            now = now + MILLISECOND;
+            wheel.pop(now).expect("the timer")
+        });
+    });
+    group.throughput(Throughput::Elements(10_000));
+    group.bench_function("pop 10000 spread over ten seconds", |b| {
+        let full = || {
+            let mut wheel = Wheel::new(Time(0));
+            for key in 0..10_000u64 {
+                wheel.insert(Time(mix(key) % (10 * SECOND)), key);
+            }
+            wheel
+        };
+        b.iter_batched(
+            full,
+            |mut wheel| {
+                let mut fired = 0;
+                while wheel.pop(Time(11 * SECOND)).is_some() {
+                    fired += 1;
+                }
+                assert_eq!(fired, 10_000);
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(name = benches; config = common::config(); targets = template, digest, marker, wheel);
+criterion_main!(benches);

@@ -1,0 +1,176 @@
+//! What the pool counts: plain arrays while it runs, names at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Methods that are counted by name; all others share the last row, so that
+/// invented ones cannot make the table grow.
+const METHODS: [&str; 13] = [
+    "REGISTER",
+    "SUBSCRIBE",
+    "PUBLISH",
+    "NOTIFY",
+    "OPTIONS",
+    "ACK",
+    "BYE",
+    "CANCEL",
+    "INFO",
+    "INVITE",
+    "MESSAGE",
+    "REFER",
+    "(other)",
+];
+/// Row of NOTIFY.
+pub(super) const NOTIFY: usize = 3;
+/// Codes 0 (a request) to 699.
+const CODES: usize = 700;
+
+/// The row of a method.
+pub(super) fn row(method: &[u8]) -> usize {
+    METHODS.iter().position(|name| name.as_bytes() == method).unwrap_or(METHODS.len() - 1)
+}
+
+/// A counter for each method and code.
+#[derive(Debug)]
+pub(super) struct Table(Vec<u64>);
+
+impl Table {
+    pub(super) fn new() -> Self {
+        Table(vec![0; METHODS.len() * CODES])
+    }
+
+    /// Counts a message; code 0 is a request.
+    #[inline]
+    pub(super) fn count(&mut self, row: usize, code: u16) {
+        let code = usize::from(code).min(CODES - 1); // the scanner reads 100 to 699
+        self.0[row * CODES + code] += 1;
+    }
+
+    fn named(&self) -> BTreeMap<String, u64> {
+        let used = self.0.iter().enumerate().filter(|(_, n)| **n > 0);
+        used.map(|(at, n)| {
+            let (method, code) = (METHODS[at / CODES], at % CODES);
+            (if code == 0 { method.to_owned() } else { format!("{method} {code}") }, *n)
+        })
+        .collect()
+    }
+}
+
+/// What a pool counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// By method and code: `PUBLISH`, `PUBLISH 200`; copies that came again included.
+    pub received: BTreeMap<String, u64>,
+    /// The same, retransmissions included.
+    pub sent: BTreeMap<String, u64>,
+    /// Requests that came again and were answered from memory, or absorbed while
+    /// their answer was not due (RFC 3261 §17.2.2).
+    pub retransmitted: u64,
+    /// Messages that are no SIP, or that nobody could answer.
+    pub malformed: u64,
+    /// Requests that a bound refused.
+    pub refused: u64,
+    /// Answers that were forgotten before 64·T1 because of their bound.
+    pub answers_forgotten: u64,
+    /// NOTIFYs that were sent once and not watched because of a bound.
+    pub unwatched_notifies: u64,
+    /// Subscriptions that ended because nobody answered their NOTIFY, or because
+    /// the answer ended them (RFC 6665 §4.2.2).
+    pub lost_subscriptions: u64,
+    /// Registrations now.
+    pub registrations: u64,
+    /// Subscriptions now.
+    pub subscriptions: u64,
+    /// Publications now.
+    pub publications: u64,
+    /// Bytes of their documents.
+    pub document_bytes: u64,
+    /// NOTIFYs that were lost on purpose.
+    pub lost_notifies: u64,
+    /// Datagrams that were lost on purpose, coming in.
+    pub dropped_in: u64,
+    /// Datagrams that were lost on purpose, going out.
+    pub dropped_out: u64,
+    /// Datagrams that were sent twice on purpose.
+    pub duplicated: u64,
+    /// Datagrams that were held back on purpose.
+    pub reordered: u64,
+    /// Messages that the kernel refused or whose connection is gone.
+    pub not_sent: u64,
+    /// Connections that were refused because there are too many.
+    pub connections_refused: u64,
+    /// Connections that were closed because their peer does not read.
+    pub connections_stuck: u64,
+    /// Times that everything was frozen on purpose.
+    pub stalls: u64,
+    /// Own timing errors above 250 µs.
+    pub timing_errors: u64,
+    /// The largest own timing error, in microseconds.
+    pub timing_error_max_us: u64,
+}
+
+impl Stats {
+    pub(super) fn named(&self, received: &Table, sent: &Table) -> Stats {
+        Stats { received: received.named(), sent: sent.named(), ..self.clone() }
+    }
+}
+
+/// As `adsum pool` prints it at its end: what was received, what was sent, and
+/// every counter that is not zero; the timing errors always.
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (kind, counts) in [("received", &self.received), ("sent", &self.sent)] {
+            let words: Vec<String> = counts.iter().map(|(label, n)| format!("{label} x{n}")).collect();
+            writeln!(f, "{kind}: {}", words.join(", "))?;
+        }
+        let counters = [
+            ("retransmitted", self.retransmitted),
+            ("malformed", self.malformed),
+            ("refused", self.refused),
+            ("answers forgotten", self.answers_forgotten),
+            ("unwatched notifies", self.unwatched_notifies),
+            ("lost subscriptions", self.lost_subscriptions),
+            ("notifies lost on purpose", self.lost_notifies),
+            ("dropped in", self.dropped_in),
+            ("dropped out", self.dropped_out),
+            ("duplicated", self.duplicated),
+            ("reordered", self.reordered),
+            ("not sent", self.not_sent),
+            ("connections refused", self.connections_refused),
+            ("connections stuck", self.connections_stuck),
+            ("stalls", self.stalls),
+            ("registrations left", self.registrations),
+            ("subscriptions left", self.subscriptions),
+            ("publications left", self.publications),
+        ];
+        for (name, n) in counters.iter().filter(|(_, n)| *n > 0) {
+            write!(f, "{name} {n}, ")?;
+        }
+        write!(f, "late by more than 250 us: {}", self.timing_errors)?;
+        if self.timing_errors > 0 {
+            write!(f, " (at most {} us)", self.timing_error_max_us)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_methods_have_names_and_others_share_one() {
+        let (mut received, sent) = (Table::new(), Table::new());
+        received.count(row(b"PUBLISH"), 0);
+        received.count(NOTIFY, 481);
+        received.count(row(b"FOO"), 0);
+        received.count(row(b"BAR"), 0);
+        received.count(row(b"REFER"), 9_999);
+        let stats = Stats::default().named(&received, &sent);
+        let expected = [("(other)", 2), ("NOTIFY 481", 1), ("PUBLISH", 1), ("REFER 699", 1)]
+            .map(|(l, n)| (l.to_owned(), n));
+        assert_eq!(stats.received, BTreeMap::from(expected));
+        assert!(stats.to_string().contains("NOTIFY 481 x1"), "{stats}");
+        assert!(stats.to_string().ends_with("late by more than 250 us: 0"), "{stats}");
+    }
+}
