@@ -27,7 +27,7 @@ fn scenario(dir: &Path, fan_out: &str) -> String {
          pattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
          [workload]\nkind = \"held\"\ndeadline = \"5s\"\nfan_out = {fan_out}\n\
          [warmup]\nregister_rate = \"1000/s\"\nsubscribe_rate = \"2000/s\"\nsettle = \"0s\"\n\
-         [[step]]\nname = \"one\"\nrate = \"50/s\"\nhold = \"4s\"\n\
+         [[step]]\nname = \"one\"\nrate = \"100/s\"\nhold = \"2s\"\n\
          [trust]\nprofile = \"ci\"\nsend_lag_p99 = \"1s\"\n"
     );
     std::fs::write(&path, text).unwrap();
@@ -41,10 +41,10 @@ struct Results {
 
 impl Results {
     /// Runs a graph, and reads what it left behind if it passed and is consistent.
-    fn of(fan_out: &str, agents: &str) -> Results {
+    fn of(fan_out: &str, threads: &[&str]) -> Results {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out").to_string_lossy().into_owned();
-        let run = adsum(&["run", &scenario(dir.path(), fan_out), "--agents", agents, "--out", &out]);
+        let run = adsum(&[&["run", &scenario(dir.path(), fan_out), "--out", &out], threads].concat());
         assert_eq!(run.status.code(), Some(0), "{}", words(&run));
         let verified = adsum(&["report", &out, "--verify"]);
         assert!(verified.status.success(), "{}", words(&verified));
@@ -88,14 +88,14 @@ impl Results {
 
 #[test]
 fn with_a_constant_fan_out_each_publication_has_as_many_expectations() {
-    let results = Results::of(r#"{ distribution = "constant", mean = 5 }"#, "1");
+    let results = Results::of(r#"{ distribution = "constant", mean = 5 }"#, &["--shards", "2"]);
     assert_eq!(results.assert_complete(), 5 * USERS);
     assert_eq!(results.samples("one", "hold", "notify_fanout_last"), USERS, "one for each publication");
 }
 
 #[test]
 fn a_long_tailed_graph_is_drawn_on_two_agents() {
-    let results = Results::of(r#"{ distribution = "zipf", mean = 5, max = 30 }"#, "2");
+    let results = Results::of(r#"{ distribution = "zipf", mean = 5, max = 30 }"#, &["--agents", "2"]);
     let subscriptions = results.assert_complete();
     // 200 draws with this mean; their own spread is about half of that around it.
     assert!(
