@@ -408,6 +408,7 @@ fn shard_plan(
         settle_ns: warmup.settle_ns,
         quantum_ns: plan.quantum_ns,
         offset_ns,
+        second_opinion: true,
         trace: None,
     })
 }

@@ -22,6 +22,7 @@ pub(super) struct Rules {
     pub settle: u64,
     pub max_in_flight: u32,
     pub last_step: u16,
+    pub second_opinion: bool,
 }
 
 /// Where a shard is in its run.

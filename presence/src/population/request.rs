@@ -467,8 +467,8 @@ impl Population {
                     request_uri = peer;
                 }
                 if let Some(target) = &dialog.target {
-                    request_uri = &target.request_uri;
-                    lines.extend_from_slice(&target.routes);
+                    request_uri = target.target.request_uri();
+                    lines.extend_from_slice(target.target.route_lines());
                     to_tag = &dialog.remote_tag;
                 }
                 let call = CallRef { kind: CallKind::Dialog, slot: order.dialog, generation };

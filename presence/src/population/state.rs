@@ -131,14 +131,12 @@ impl User {
 /// Where requests inside a dialog go; shared by all dialogs that agree.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The remote target: the Contact of the other side.
-    pub uri: Box<[u8]>,
-    /// `Route: …\r\n` lines, in order; may be empty.
-    pub routes: Box<[u8]>,
-    /// The Request-URI: the remote target, or the first strict router.
-    pub request_uri: Box<[u8]>,
+    /// Remote target and route set.
+    pub target: adsum_sip::dialog::Target,
     /// Where the bytes go.
     pub hop: Hop,
+    /// Over UDP the port that it goes for: where bytes go depends on where a port leads.
+    pub flow: Flow,
 }
 
 /// What a dialog is about; bits of [`Dialog::flags`].
