@@ -59,8 +59,7 @@ pub fn load(name: &str, sets: &[String]) -> Result<Loaded, u8> {
         errors.iter().for_each(|error| eprintln!("{name}: {error}"));
         exit::CONFIGURATION
     })?;
-    let s = &document.scenario;
-    let population = users::population(&s.users, s.auth.scheme, &inputs.users_csv, &inputs.password_file);
+    let population = users::of_scenario(&document.scenario, &inputs.users_csv, &inputs.password_file);
     let population = population.map_err(|error| {
         eprintln!("{error}");
         exit::CONFIGURATION
@@ -82,7 +81,7 @@ pub fn run(args: &Run) -> u8 {
         Err(code) => return code,
     };
     if args.dry_run {
-        return crate::small::print_plan(&loaded, u64::from(args.agents));
+        return crate::small::print_plan(&loaded, u64::from(args.agents), args.shards);
     }
     let done = match &args.coordinator {
         Some(address) => remote(args, address, loaded),
@@ -502,8 +501,11 @@ impl Shown {
 }
 
 /// The plan of a scenario in words, for `--dry-run` and `scenario check`.
-pub fn plan_text(loaded: &Loaded, agents: u64) -> String {
-    let shards = u64::from(adsum_agent::host::facts().cores);
+///
+/// Agents on this host share its `threads`; 0: one a core.
+pub fn plan_text(loaded: &Loaded, agents: u64, threads: u32) -> String {
+    let threads = if threads == 0 { adsum_agent::host::facts().cores } else { threads };
+    let shards = (u64::from(threads) / agents.max(1)).max(1);
     let s = &loaded.document.scenario;
     plan::check::text(s, &plan::check::check(s, &loaded.population, agents, shards))
 }

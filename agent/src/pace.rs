@@ -270,7 +270,7 @@ impl Ownership {
         let turn = k % total;
         let publisher = self.order.map_or(turn, |order| order.at(turn));
         let local = *self.local.get((publisher / self.each) as usize)?;
-        (local != NOT_OURS).then_some(local * 2 + (publisher % self.each) as u32)
+        (local != NOT_OURS).then(|| local * 2 + (publisher % self.each) as u32)
     }
 }
 

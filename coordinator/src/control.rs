@@ -95,9 +95,8 @@ impl Control {
         let document = scenario::read(&request.scenario_name, &request.scenario, options)
             .map_err(|problems| Status::invalid_argument(problems.lines()))?;
         let s = &document.scenario;
-        let population =
-            users::population(&s.users, s.auth.scheme, &request.users_csv, &request.password_file)
-                .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let population = users::of_scenario(s, &request.users_csv, &request.password_file)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let id = ulid::Ulid::generate();
         let seed = if request.seed_given { request.seed } else { s.seed.unwrap_or((id.0 as u64) >> 1) };
         let now = std::time::SystemTime::now()
