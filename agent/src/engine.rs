@@ -243,6 +243,7 @@ impl Engine {
                 self.merge.add(shard, seconds, failures, self.offset_ns);
                 self.emit();
             }
+            Event::Done { .. } if self.done[shard] => {}
             Event::Done { interrupted, reason } => {
                 self.done[shard] = true;
                 self.interrupted |= interrupted;

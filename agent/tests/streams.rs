@@ -30,6 +30,9 @@ struct Client {
 
 impl Client {
     async fn open(dial: Dial) -> Client {
+        let stamping = StampKeeper::new().unwrap();
+        // The kernel begins to stamp a moment after it is asked to.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let connection = Connection::open(&dial).unwrap();
         let poller = Poller::new().unwrap();
         poller.add(&connection, 1).unwrap();
@@ -42,7 +45,7 @@ impl Client {
             stamps: StampClock::default(),
             messages: Vec::new(),
             unstamped: 0,
-            _stamping: StampKeeper::new().unwrap(),
+            _stamping: stamping,
         };
         while !client.connection.is_open() {
             for ready in client.wait().await {

@@ -67,7 +67,7 @@ impl Wire {
     }
 
     /// All that the server has to send, to the client.
-    fn to_client(&mut self) -> Result<Option<Standing>, rustls::Error> {
+    fn feed_client(&mut self) -> Result<Option<Standing>, rustls::Error> {
         let mut bytes = Vec::new();
         while self.server.wants_write() {
             self.server.write_tls(&mut bytes).unwrap();
@@ -80,7 +80,7 @@ impl Wire {
     }
 
     /// All that the client has to send, to the server.
-    fn to_server(&mut self) -> Result<(), rustls::Error> {
+    fn feed_server(&mut self) -> Result<(), rustls::Error> {
         let bytes = std::mem::take(&mut self.to_server);
         for piece in bytes.chunks(self.cut) {
             let mut piece = piece;
@@ -99,8 +99,8 @@ impl Wire {
         assert_eq!(begun, Standing::Handshaking);
         let mut open = false;
         for _ in 0..10 {
-            self.to_server()?;
-            open |= self.to_client()? == Some(Standing::Open);
+            self.feed_server()?;
+            open |= self.feed_client()? == Some(Standing::Open);
             if open && !self.server.is_handshaking() {
                 return Ok(());
             }
@@ -130,12 +130,12 @@ fn messages_of_any_size_pass_in_both_versions_wherever_records_are_cut() {
                 let message = pattern(len);
                 wire.client.seal(&message, &mut wire.to_server).unwrap();
                 wire.at_server.clear();
-                wire.to_server().unwrap();
+                wire.feed_server().unwrap();
                 assert!(wire.at_server == message, "to the server, {len} bytes, cut {cut}");
                 wire.plain.clear();
                 for part in message.chunks(10_000) {
                     wire.server.writer().write_all(part).unwrap();
-                    wire.to_client().unwrap();
+                    wire.feed_client().unwrap();
                 }
                 assert!(wire.plain == message, "to the client, {len} bytes, cut {cut}");
             }
@@ -156,7 +156,7 @@ fn a_message_can_be_written_while_half_a_record_is_here() {
     wire.client.seal(b"from the client", &mut wire.to_server).unwrap();
     wire.piece(second).unwrap();
     assert_eq!(wire.plain, b"from the server");
-    wire.to_server().unwrap();
+    wire.feed_server().unwrap();
     assert_eq!(wire.at_server, b"from the client");
 }
 
@@ -164,10 +164,10 @@ fn a_message_can_be_written_while_half_a_record_is_here() {
 fn a_goodbye_is_understood_on_both_sides() {
     let mut wire = open(9_000);
     wire.server.send_close_notify();
-    assert_eq!(wire.to_client().unwrap(), Some(Standing::Closed));
+    assert_eq!(wire.feed_client().unwrap(), Some(Standing::Closed));
     let mut wire = open(9_000);
     wire.client.close(&mut wire.to_server);
-    wire.to_server().unwrap();
+    wire.feed_server().unwrap();
     let mut nothing = [0; 1];
     assert_eq!(wire.server.reader().read(&mut nothing).unwrap(), 0);
 }
@@ -178,7 +178,7 @@ fn a_certificate_for_another_name_is_refused_and_the_server_is_told() {
     let mut wire = Wire::new(&identity, "pool.example.com", 9_000);
     let refused = wire.handshake().unwrap_err();
     assert!(matches!(refused, rustls::Error::InvalidCertificate(_)), "{refused}");
-    let told = wire.to_server().unwrap_err();
+    let told = wire.feed_server().unwrap_err();
     assert!(matches!(told, rustls::Error::AlertReceived(_)), "{told}");
 }
 

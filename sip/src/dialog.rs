@@ -38,9 +38,15 @@ pub struct Target {
     uri: Box<[u8]>,
     /// The route set, as `Route` lines; may be empty.
     set: Box<[u8]>,
-    /// Request-URI and `Route` lines where the first router is a strict one and
-    /// they are not simply the two above (§12.2.1.1).
-    strict: Option<(Box<[u8]>, Box<[u8]>)>,
+    /// What stands in requests where the first router is a strict one, and it is
+    /// not simply the two above (§12.2.1.1).
+    strict: Option<Strict>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Strict {
+    request_uri: Box<[u8]>,
+    lines: Box<[u8]>,
 }
 
 impl Target {
@@ -54,7 +60,7 @@ impl Target {
             let end = [b"<" as &[u8], uri, b">"].concat();
             let rest = routes[1..].iter().copied().chain(std::iter::once(end.as_slice()));
             let lines: Vec<u8> = rest.flat_map(line).copied().collect();
-            (first.uri.into(), lines.into())
+            Strict { request_uri: first.uri.into(), lines: lines.into() }
         });
         Target { uri: uri.into(), set: set.into(), strict }
     }
@@ -80,13 +86,13 @@ impl Target {
     /// What stands in the request line.
     #[must_use]
     pub fn request_uri(&self) -> &[u8] {
-        self.strict.as_ref().map_or(&self.uri, |(uri, _)| uri)
+        self.strict.as_ref().map_or(&self.uri, |strict| &strict.request_uri)
     }
 
     /// The `Route` lines of a request, each with its line break; may be empty.
     #[must_use]
     pub fn route_lines(&self) -> &[u8] {
-        self.strict.as_ref().map_or(&self.set, |(_, lines)| lines)
+        self.strict.as_ref().map_or(&self.set, |strict| &strict.lines)
     }
 
     /// The URI whose address a request is sent to: the first router's, or the
@@ -105,7 +111,7 @@ impl Target {
 
 const NAME: &[u8] = b"Route: ";
 
-fn line<'a>(route: &'a [u8]) -> impl Iterator<Item = &'a u8> {
+fn line(route: &[u8]) -> impl Iterator<Item = &u8> {
     NAME.iter().chain(route).chain(b"\r\n")
 }
 

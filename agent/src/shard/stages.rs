@@ -294,12 +294,10 @@ impl Core {
 
     fn signing_off(&mut self, now: Time, mut next: u32, mut last: Time) {
         let stage = self.drain_stage();
-        // In pairs: a publisher waits for its subscriber to leave.
+        // In pairs, the subscriber first: a publisher waits for it to leave.
         while next < self.population.users() && self.register_ceiling.take().is_ok() {
-            for user in [next + 1, next] {
-                self.population.sign_off(now, user, stage, &mut self.io);
-            }
-            next += 2;
+            self.population.sign_off(now, next ^ 1, stage, &mut self.io);
+            next += 1;
             last = now;
         }
         self.state = State::SigningOff { next, last };
