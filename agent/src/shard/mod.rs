@@ -353,7 +353,7 @@ impl Core {
             self.io.recorder.name(now, stage, "loop_gap_ms", "", now.since(woken_for) / 1_000_000);
         }
         let refused = std::mem::take(&mut self.io.refused_flows);
-        if refused != 0 && self.io.failover.len() > 1 {
+        if refused != 0 {
             for flow in (0..self.io.udp.len() as Flow).filter(|flow| refused & (1 << flow) != 0) {
                 self.population.refused(now, flow, &mut self.io);
             }

@@ -269,8 +269,8 @@ impl Population {
     }
 
     /// The host behind a flow refused datagrams (ICMP): nobody listens there, and
-    /// log-ons that wait for its answer need not wait for timer F. For a pool
-    /// with several targets; with one, it may yet come back.
+    /// log-ons that wait for its answer need not wait for timer F (RFC 3261 §18.4).
+    /// Other requests do: a server that is only restarted answers them yet.
     pub fn refused(&mut self, now: Time, flow: Flow, host: &mut impl Host) {
         let waiting: Vec<Slot> = self
             .transactions

@@ -648,7 +648,7 @@ impl Population {
             }
             Outcome::Refused => {
                 failure.code = "transport:connect";
-                failure.class = Class::Configuration;
+                failure.class = Class::Network;
                 failure.reason = b"nothing listens there: the host refused the datagram (ICMP)";
                 diagnosis.extend_from_slice(
                     b"check address, port and transport, and that the pool runs at each of its addresses",
