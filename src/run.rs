@@ -59,8 +59,7 @@ pub fn load(name: &str, sets: &[String]) -> Result<Loaded, u8> {
         errors.iter().for_each(|error| eprintln!("{name}: {error}"));
         exit::CONFIGURATION
     })?;
-    let s = &document.scenario;
-    let population = users::population(&s.users, s.auth.scheme, &inputs.users_csv, &inputs.password_file);
+    let population = users::of_scenario(&document.scenario, &inputs.users_csv, &inputs.password_file);
     let population = population.map_err(|error| {
         eprintln!("{error}");
         exit::CONFIGURATION
@@ -82,7 +81,7 @@ pub fn run(args: &Run) -> u8 {
         Err(code) => return code,
     };
     if args.dry_run {
-        return crate::small::print_plan(&loaded, u64::from(args.agents));
+        return crate::small::print_plan(&loaded, u64::from(args.agents), args.shards);
     }
     let done = match &args.coordinator {
         Some(address) => remote(args, address, loaded),
@@ -382,6 +381,8 @@ fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> 
         .map_err(|e| (exit::INTERNAL, e.to_string()))?;
     let shown = Arc::new(Mutex::new(Shown::new(args.plain)));
     let finished = runtime.block_on(async {
+        let (stop, stopped) = watch::channel(StopLevel::Go);
+        tokio::spawn(listen_to_signals(stop));
         let channel = crate::fleet::dial(address, args.ca.as_ref(), args.cert.as_ref(), args.key.as_ref())
             .await
             .map_err(|e| (exit::NOT_STARTED, e.to_string()))?;
@@ -390,14 +391,11 @@ fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> 
             channel,
             request,
             &dir,
+            stopped,
             |progress| with(&bar, |shown| shown.progress(&from_the_wire(progress))),
             |text| with(&words, |shown| shown.remark(text)),
         );
-        tokio::select! {
-            finished = run => finished.map_err(|e| (exit::NOT_STARTED, e)),
-            // The stream ends with this process, and the coordinator drains and keeps the results.
-            _ = tokio::signal::ctrl_c() => Err((130, "interrupted; the coordinator drains the run and keeps its results".to_owned())),
-        }
+        run.await.map_err(|e| (exit::NOT_STARTED, e))
     });
     with(&shown, Shown::finish);
     let finished = finished?;
@@ -513,8 +511,11 @@ impl Shown {
 }
 
 /// The plan of a scenario in words, for `--dry-run` and `scenario check`.
-pub fn plan_text(loaded: &Loaded, agents: u64) -> String {
-    let shards = u64::from(adsum_agent::host::facts().cores);
+///
+/// Agents on this host share its `threads`; 0: one a core.
+pub fn plan_text(loaded: &Loaded, agents: u64, threads: u32) -> String {
+    let threads = if threads == 0 { adsum_agent::host::facts().cores } else { threads };
+    let shards = (u64::from(threads) / agents.max(1)).max(1);
     let s = &loaded.document.scenario;
     plan::check::text(s, &plan::check::check(s, &loaded.population, agents, shards))
 }

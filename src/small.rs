@@ -102,15 +102,15 @@ fn list(parent: &Path) -> u8 {
     0
 }
 
-pub fn print_plan(loaded: &Loaded, agents: u64) -> u8 {
-    print!("{}", run::plan_text(loaded, agents));
+pub fn print_plan(loaded: &Loaded, agents: u64, threads: u32) -> u8 {
+    print!("{}", run::plan_text(loaded, agents, threads));
     0
 }
 
 pub fn scenario(command: &Scenario) -> u8 {
     match command {
         Scenario::Check { file, sets } => match run::load(file, sets) {
-            Ok(loaded) => print_plan(&loaded, 1),
+            Ok(loaded) => print_plan(&loaded, 1, 0),
             Err(code) => code,
         },
         Scenario::List => {

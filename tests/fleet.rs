@@ -202,3 +202,20 @@ fn a_certificate_is_good_for_its_role_only() {
     let told = lines.find_map(|line| line.ok().filter(|line| line.contains("this needs `agent`")));
     assert!(told.is_some_and(|line| line.contains("the role `operator`")));
 }
+
+#[test]
+fn ctrl_c_drains_the_run_and_the_results_come_all_the_same() {
+    let fleet = Fleet::start("60s");
+    let run = fleet.run();
+    std::thread::sleep(Duration::from_secs(8));
+    let signalled = Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(signalled.success());
+    let output = run.wait_with_output().unwrap();
+    let words =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{words}");
+    let steps = fleet.file("steps.csv");
+    assert!(steps.lines().any(|line| line.contains(",hold,all,workflow,scheduled,")), "{steps}");
+    let out = fleet.dir.path().join("out").to_string_lossy().into_owned();
+    assert!(program().args(["report", &out, "--verify"]).status().unwrap().success());
+}

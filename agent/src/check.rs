@@ -243,6 +243,7 @@ fn plan(check: &Check) -> ShardPlan {
         fan_out: None,
         quantum_ns: 0,
         offset_ns: clock::unix_ns() - clock::now().0 as i64,
+        second_opinion: true,
         trace: check.trace.clone(),
         realtime: false,
     }

@@ -105,12 +105,15 @@ impl FanOut {
                 solved(mean, self.max, -60.0, 0.0, |k, s| k.powf(s))
             }
             Distribution::LogNormal => {
-                if mean < 1.0 {
-                    return Err(impossible("the mean is at least 1"));
+                // Above the middle there is no location that gives the mean.
+                if mean < 1.0 || mean > (max + 1.0) / 2.0 {
+                    return Err(impossible("the mean lies between 1 and (max + 1) / 2"));
                 }
                 let top = max.ln() + 60.0;
+                // The density without the factor that depends on mu alone: far off it would make all of them 0.
+                let variance = SIGMA * SIGMA;
                 solved(mean, self.max, -60.0, top, |k, mu| {
-                    (-((k.ln() - mu).powi(2)) / (2.0 * SIGMA * SIGMA) - k.ln()).exp()
+                    ((mu / variance - 1.0) * k.ln() - k.ln().powi(2) / (2.0 * variance)).exp()
                 })
             }
         };
@@ -204,6 +207,8 @@ mod tests {
             (Distribution::Zipf, 1_000, 50),
             (Distribution::LogNormal, 65_000, 400),
             (Distribution::LogNormal, 1_500, 10),
+            (Distribution::LogNormal, 1_000, 10),
+            (Distribution::LogNormal, 500_500, 1_000),
         ] {
             let fan_out = FanOut { distribution, mean_milli, max };
             let cumulated = fan_out.cumulated().unwrap();
@@ -230,6 +235,7 @@ mod tests {
         };
         assert!(draw(Distribution::Uniform, 10_000, 50, 100).contains("2·mean − max"));
         assert!(draw(Distribution::Zipf, 60_000, 100, 1_000).contains("(max + 1) / 2"));
+        assert!(draw(Distribution::LogNormal, 9_900, 10, 1_000).contains("(max + 1) / 2"));
         assert!(draw(Distribution::Constant, 5_000, 4, 100).contains("mean 5 and max 4"));
         assert!(draw(Distribution::Constant, 5_000, 5, 5).contains("the 5 of a shard"));
     }

@@ -248,6 +248,7 @@ impl Engine {
                 self.merge.add(shard, seconds, failures, self.offset_ns);
                 self.emit();
             }
+            Event::Done { .. } if self.done[shard] => {}
             Event::Done { interrupted, reason } => {
                 self.done[shard] = true;
                 self.interrupted |= interrupted;
@@ -424,6 +425,7 @@ fn shard_plan(
         settle_ns: warmup.settle_ns,
         quantum_ns: plan.quantum_ns,
         offset_ns,
+        second_opinion: true,
         trace: None,
         realtime: options.realtime,
     })

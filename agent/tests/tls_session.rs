@@ -33,7 +33,7 @@ struct Wire {
     client: Session,
     server: ServerConnection,
     cut: usize,
-    deliver_to_server: Vec<u8>,
+    to_server: Vec<u8>,
     at_server: Vec<u8>,
     input: Vec<u8>,
     plain: Vec<u8>,
@@ -51,7 +51,7 @@ impl Wire {
             client: Session::new(&config, &name).unwrap(),
             server: ServerConnection::new(Arc::clone(&identity.server)).unwrap(),
             cut,
-            deliver_to_server: Vec::new(),
+            to_server: Vec::new(),
             at_server: Vec::new(),
             input: Vec::new(),
             plain: Vec::new(),
@@ -63,11 +63,11 @@ impl Wire {
         let kept = self.client.restore(&mut self.input);
         self.input[kept..kept + piece.len()].copy_from_slice(piece);
         let len = kept + piece.len();
-        self.client.advance(&mut self.input[..len], &mut self.plain, &mut self.deliver_to_server)
+        self.client.advance(&mut self.input[..len], &mut self.plain, &mut self.to_server)
     }
 
     /// All that the server has to send, to the client.
-    fn deliver_to_client(&mut self) -> Result<Option<Standing>, rustls::Error> {
+    fn feed_client(&mut self) -> Result<Option<Standing>, rustls::Error> {
         let mut bytes = Vec::new();
         while self.server.wants_write() {
             self.server.write_tls(&mut bytes).unwrap();
@@ -80,8 +80,8 @@ impl Wire {
     }
 
     /// All that the client has to send, to the server.
-    fn deliver_to_server(&mut self) -> Result<(), rustls::Error> {
-        let bytes = std::mem::take(&mut self.deliver_to_server);
+    fn feed_server(&mut self) -> Result<(), rustls::Error> {
+        let bytes = std::mem::take(&mut self.to_server);
         for piece in bytes.chunks(self.cut) {
             let mut piece = piece;
             while !piece.is_empty() {
@@ -95,12 +95,12 @@ impl Wire {
     }
 
     fn handshake(&mut self) -> Result<(), rustls::Error> {
-        let begun = self.client.advance(&mut [], &mut self.plain, &mut self.deliver_to_server)?;
+        let begun = self.client.advance(&mut [], &mut self.plain, &mut self.to_server)?;
         assert_eq!(begun, Standing::Handshaking);
         let mut open = false;
         for _ in 0..10 {
-            self.deliver_to_server()?;
-            open |= self.deliver_to_client()? == Some(Standing::Open);
+            self.feed_server()?;
+            open |= self.feed_client()? == Some(Standing::Open);
             if open && !self.server.is_handshaking() {
                 return Ok(());
             }
@@ -128,14 +128,14 @@ fn messages_of_any_size_pass_in_both_versions_wherever_records_are_cut() {
             wire.handshake().unwrap();
             for len in [1, 700, 16_384, 16_385, 40_000] {
                 let message = pattern(len);
-                wire.client.seal(&message, &mut wire.deliver_to_server).unwrap();
+                wire.client.seal(&message, &mut wire.to_server).unwrap();
                 wire.at_server.clear();
-                wire.deliver_to_server().unwrap();
+                wire.feed_server().unwrap();
                 assert!(wire.at_server == message, "to the server, {len} bytes, cut {cut}");
                 wire.plain.clear();
                 for part in message.chunks(10_000) {
                     wire.server.writer().write_all(part).unwrap();
-                    wire.deliver_to_client().unwrap();
+                    wire.feed_client().unwrap();
                 }
                 assert!(wire.plain == message, "to the client, {len} bytes, cut {cut}");
             }
@@ -153,10 +153,10 @@ fn a_message_can_be_written_while_half_a_record_is_here() {
     let (first, second) = bytes.split_at(bytes.len() / 2);
     wire.piece(first).unwrap();
     assert!(wire.plain.is_empty());
-    wire.client.seal(b"from the client", &mut wire.deliver_to_server).unwrap();
+    wire.client.seal(b"from the client", &mut wire.to_server).unwrap();
     wire.piece(second).unwrap();
     assert_eq!(wire.plain, b"from the server");
-    wire.deliver_to_server().unwrap();
+    wire.feed_server().unwrap();
     assert_eq!(wire.at_server, b"from the client");
 }
 
@@ -164,10 +164,10 @@ fn a_message_can_be_written_while_half_a_record_is_here() {
 fn a_goodbye_is_understood_on_both_sides() {
     let mut wire = open(9_000);
     wire.server.send_close_notify();
-    assert_eq!(wire.deliver_to_client().unwrap(), Some(Standing::Closed));
+    assert_eq!(wire.feed_client().unwrap(), Some(Standing::Closed));
     let mut wire = open(9_000);
-    wire.client.close(&mut wire.deliver_to_server);
-    wire.deliver_to_server().unwrap();
+    wire.client.close(&mut wire.to_server);
+    wire.feed_server().unwrap();
     let mut nothing = [0; 1];
     assert_eq!(wire.server.reader().read(&mut nothing).unwrap(), 0);
 }
@@ -178,7 +178,7 @@ fn a_certificate_for_another_name_is_refused_and_the_server_is_told() {
     let mut wire = Wire::new(&identity, "pool.example.com", 9_000);
     let refused = wire.handshake().unwrap_err();
     assert!(matches!(refused, rustls::Error::InvalidCertificate(_)), "{refused}");
-    let told = wire.deliver_to_server().unwrap_err();
+    let told = wire.feed_server().unwrap_err();
     assert!(matches!(told, rustls::Error::AlertReceived(_)), "{told}");
 }
 
@@ -186,6 +186,6 @@ fn a_certificate_for_another_name_is_refused_and_the_server_is_told() {
 fn nothing_can_be_written_before_the_handshake() {
     let identity = identity(&[&rustls::version::TLS13]);
     let mut wire = Wire::new(&identity, "localhost", 9_000);
-    assert!(wire.client.seal(b"early", &mut wire.deliver_to_server).is_err());
-    assert!(wire.deliver_to_server.is_empty());
+    assert!(wire.client.seal(b"early", &mut wire.to_server).is_err());
+    assert!(wire.to_server.is_empty());
 }

@@ -7,12 +7,13 @@ use std::hint::black_box;
 
 use adsum_presence::Accounts;
 use adsum_presence::accounts::Pattern;
-use adsum_presence::auth::{AuthState, Authenticator, Verdict};
 use adsum_presence::marker::{Finder, Marker};
 use adsum_presence::population::Transport;
 use adsum_presence::simple::{Fields, Messages, Shape};
 use adsum_presence::wheel::Wheel;
+use adsum_sip::digest::{Digest, State};
 use adsum_sip::ids::{BranchRef, Namespace, mix};
+use adsum_sip::protection::{Attempts, Incoming, Outgoing, Protection as _, Verdict};
 use adsum_sip::time::{MILLISECOND, SECOND};
 use adsum_sip::{Scanner, Time};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -84,16 +85,19 @@ fn digest(c: &mut Criterion<CpuTime>) {
         );
         let mut scanner = Scanner::new();
         let challenge = scanner.scan(text.as_bytes()).expect("a challenge");
-        let mut authenticator = Authenticator::new(false, 1);
+        let mut digest = Digest::new(false, 1);
         let mut out = Vec::with_capacity(512);
         // From the challenge to the header line that answers it.
         group.bench_function(format!("answer a challenge, {algorithm}"), |b| {
             b.iter(|| {
-                let mut state = AuthState::default();
-                assert_eq!(authenticator.challenged(&mut state, black_box(&challenge)), Verdict::Answer);
+                let (mut state, mut attempts) = (State::default(), Attempts::default());
+                let incoming = Incoming { message: black_box(&challenge), request: b"" };
+                let verdict = digest.challenged(&mut state, &accounts, 0, &incoming, &mut attempts);
+                assert_eq!(verdict, Verdict::Answer);
                 out.clear();
                 let uri = b"sip:user000001@pool.test";
-                authenticator.write(&mut state, &accounts, 0, b"PUBLISH", uri, &mut out);
+                let outgoing = Outgoing { method: b"PUBLISH", uri, ..Outgoing::default() };
+                digest.write(&mut state, &accounts, 0, &outgoing, &mut out);
                 out.len()
             });
         });

@@ -57,7 +57,7 @@ fn schedule(c: &mut Criterion<CpuTime>) {
     // An hour at 100000/s: it does not end while it is measured.
     let step = Step { rate_mhz: 100_000_000, ramp_ns: 0, hold_ns: 3_600 * SECOND };
     let pairs: Vec<u32> = (0..10_000).collect();
-    let ownership = Ownership::new(10_000, &pairs, Some(7));
+    let ownership = Ownership::new(10_000, &pairs, 1, Some(7));
     for (name, arrivals) in [("constant", Arrivals::Constant), ("Poisson", Arrivals::Poisson)] {
         let mut schedule = Schedule::new(&[step], arrivals, 7);
         group.bench_function(format!("next arrival and its pair, {name}"), |b| {
@@ -69,7 +69,7 @@ fn schedule(c: &mut Criterion<CpuTime>) {
                         schedule.next().expect("an arrival")
                     }
                 };
-                (arrival.at, ownership.pair(arrival.k).expect("ours"))
+                (arrival.at, ownership.publisher(arrival.k).expect("ours"))
             });
         });
     }

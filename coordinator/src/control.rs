@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 
 use adsum_proto::v1::{self, run_event};
 use adsum_proto::{MAX_MESSAGE, PROTOCOL_VERSION};
@@ -44,6 +44,8 @@ pub struct Control {
     fleet: Fleet,
     events: Arc<Mutex<mpsc::Receiver<FleetEvent>>>,
     results: PathBuf,
+    /// How to end the run that is on, if one is.
+    stop: StdMutex<Weak<watch::Sender<StopLevel>>>,
 }
 
 impl Control {
@@ -51,7 +53,7 @@ impl Control {
     #[must_use]
     pub fn new(results: PathBuf) -> Control {
         let (fleet, events) = Fleet::new();
-        Control { fleet, events: Arc::new(Mutex::new(events)), results }
+        Control { fleet, events: Arc::new(Mutex::new(events)), results, stop: StdMutex::default() }
     }
 
     /// Serves agents and runs on a listening socket, until it fails.
@@ -93,9 +95,8 @@ impl Control {
         let document = scenario::read(&request.scenario_name, &request.scenario, options)
             .map_err(|problems| Status::invalid_argument(problems.lines()))?;
         let s = &document.scenario;
-        let population =
-            users::population(&s.users, s.auth.scheme, &request.users_csv, &request.password_file)
-                .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let population = users::of_scenario(s, &request.users_csv, &request.password_file)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let id = ulid::Ulid::generate();
         let seed = if request.seed_given { request.seed } else { s.seed.unwrap_or((id.0 as u64) >> 1) };
         let now = std::time::SystemTime::now()
@@ -139,8 +140,21 @@ impl v1::control_server::Control for Control {
         while events.try_recv().is_ok() {}
         let setup = self.setup(request.into_inner())?;
         let (sender, receiver) = mpsc::channel(EVENTS);
-        tokio::spawn(carry_out(self.fleet.clone(), events, setup, sender));
+        let (stop, stopped) = watch::channel(StopLevel::Go);
+        let stop = Arc::new(stop);
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&stop);
+        tokio::spawn(carry_out(self.fleet.clone(), events, setup, sender, (stop, stopped)));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn stop(&self, request: Request<v1::StopRun>) -> Result<Response<v1::StopAnswer>, Status> {
+        crate::certs::require(&request, crate::certs::Role::Operator)?;
+        let v1::StopRun { at_once, exit_code } = request.into_inner();
+        let code = if exit_code == 143 { 143 } else { 130 };
+        let level = if at_once { StopLevel::Abort(code) } else { StopLevel::Drain(code) };
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let running = stop.is_some_and(|stop| stop.send(level).is_ok());
+        Ok(Response::new(v1::StopAnswer { running }))
     }
 }
 
@@ -149,9 +163,9 @@ async fn carry_out(
     mut events: OwnedMutexGuard<mpsc::Receiver<FleetEvent>>,
     setup: Setup,
     client: Events,
+    (stop, stopped): (Arc<watch::Sender<StopLevel>>, watch::Receiver<StopLevel>),
 ) {
     let dir = setup.dir.clone();
-    let (stop, stopped) = watch::channel(StopLevel::Go);
     let (lines, remarks) = (client.clone(), client.clone());
     let outcome = execute(
         &fleet,
@@ -234,7 +248,8 @@ async fn send_files(client: &Events, dir: &Path) {
     }
 }
 
-/// A client's end of a run.
+/// A client's end of a run. When `stopped` changes, the coordinator is told to
+/// drain the run, or to end it at once, and the results still come.
 ///
 /// # Errors
 /// What the coordinator refused, or why the stream broke.
@@ -242,6 +257,7 @@ pub async fn request(
     channel: tonic::transport::Channel,
     request: v1::RunRequest,
     dir: &Path,
+    mut stopped: watch::Receiver<StopLevel>,
     mut progress: impl FnMut(&v1::Progress),
     mut remark: impl FnMut(&str),
 ) -> Result<v1::Finished, String> {
@@ -251,7 +267,19 @@ pub async fn request(
     let mut stream = client.run(request).await.map_err(|s| s.message().to_owned())?.into_inner();
     let mut file: Vec<u8> = Vec::new();
     loop {
-        let message = stream.message().await.map_err(|s| s.message().to_owned())?;
+        let message = tokio::select! {
+            message = stream.message() => message.map_err(|s| s.message().to_owned())?,
+            Ok(()) = stopped.changed() => {
+                let (at_once, code) = match *stopped.borrow_and_update() {
+                    StopLevel::Go => continue,
+                    StopLevel::Drain(code) => (false, code),
+                    StopLevel::Abort(code) => (true, code),
+                };
+                let stop = v1::StopRun { at_once, exit_code: u32::from(code) };
+                client.stop(stop).await.map_err(|s| s.message().to_owned())?;
+                continue;
+            }
+        };
         match message.and_then(|m| m.event) {
             Some(run_event::Event::Progress(p)) => progress(&p),
             Some(run_event::Event::Remark(text)) => remark(&text),

@@ -12,7 +12,9 @@ pub mod timeline;
 use adsum_proto::v1;
 use prost::Message as _;
 
-use crate::scenario::{Arrivals, Connections, Kind, Scenario, Scheme, Site, Target, Transport};
+use crate::scenario::{
+    Arrivals, Connections, Distribution, FanOut, Kind, Scenario, Scheme, Site, Target, Transport,
+};
 use crate::users::{Population, Row, RowPair, Who};
 use share::{Dealt, divide};
 
@@ -117,6 +119,19 @@ pub enum PlanError {
         /// How many pairs there are.
         pairs: u64,
     },
+    /// An agent has fewer users than a publisher may have subscribers.
+    #[error(
+        "workload.fan_out.max = {max} subscribers of one publisher need more users than the {users} of agent {agent}; \
+         accepted: more users, a smaller max, or fewer agents"
+    )]
+    TooFewUsers {
+        /// The agent's name.
+        agent: String,
+        /// Its users.
+        users: u64,
+        /// What was asked for.
+        max: u32,
+    },
     /// The run's id does not read as one.
     #[error("`{0}` is no run id; accepted: a ULID")]
     RunId(String),
@@ -164,6 +179,15 @@ pub fn plans(
     let dealt = share::deal(scenario, population, agents)?;
     let shares = Shares::new(scenario, &dealt, agents.len())?;
     let tag = run_tag(&facts.run_id)?;
+    if let Some(fan_out) = scenario.workload.fan_out {
+        // The agent's shards divide its users once more: the plan check warns of those.
+        for (agent, pairs) in agents.iter().zip(dealt.counts()) {
+            let (users, max) = (pairs * 2, fan_out.max);
+            if u64::from(max) >= users {
+                return Err(PlanError::TooFewUsers { agent: agent.name.clone(), users, max });
+            }
+        }
+    }
     let mut plans = Vec::with_capacity(agents.len());
     for (index, agent) in agents.iter().enumerate() {
         let site = scenario.sites.get(&agent.site);
@@ -289,8 +313,18 @@ fn workload(scenario: &Scenario, max_in_flight: u64) -> v1::Workload {
         expires_s: workload.expires_s,
         // A part of a number of 32 bits is one, too.
         max_in_flight: u32::try_from(max_in_flight).unwrap_or(u32::MAX),
-        fan_out: None,
+        fan_out: workload.fan_out.map(fan_out),
     }
+}
+
+fn fan_out(fan_out: FanOut) -> v1::FanOut {
+    let distribution = match fan_out.distribution {
+        Distribution::Constant => v1::Distribution::Constant,
+        Distribution::Uniform => v1::Distribution::Uniform,
+        Distribution::Zipf => v1::Distribution::Zipf,
+        Distribution::LogNormal => v1::Distribution::LogNormal,
+    };
+    v1::FanOut { distribution: distribution.into(), mean_milli: fan_out.mean_milli, max: fan_out.max }
 }
 
 fn steps(scenario: &Scenario) -> Vec<v1::Step> {

@@ -179,6 +179,11 @@ impl Run {
                 member.done = true;
                 if done.interrupted && self.manifest.events.signal == 0 {
                     self.manifest.events.interrupted = true;
+                    if !matches!(self.stage, Stage::Ending { .. }) {
+                        // Nobody asked it to end early: what it measured is not the whole.
+                        self.manifest.events.internal = format!("agent {agent}: {}", done.reason);
+                        orders.push(Order::Remark(self.manifest.events.internal.clone()));
+                    }
                 }
                 self.finish_if_done();
             }

@@ -11,7 +11,7 @@ mod table;
 
 use std::fmt;
 
-use crate::scenario::{Password, Scheme, Users};
+use crate::scenario::{Password, Scenario, Scheme, Users};
 
 pub use table::{ROWS_MAX, read_csv};
 
@@ -206,6 +206,23 @@ pub fn population(
             Ok(Population { pairs: count / 2, pairing: Pairing::InOrder, who })
         }
     }
+}
+
+/// The users of a scenario, as [`population`] reads them, if its workload is one for them.
+///
+/// # Errors
+/// [`UsersError`]; also if the file gives roles and every user is to publish and subscribe.
+pub fn of_scenario(scenario: &Scenario, csv: &[u8], password_file: &[u8]) -> Result<Population, UsersError> {
+    let population = population(&scenario.users, scenario.auth.scheme, csv, password_file)?;
+    if let (Users::File { from }, Pairing::ByRole, Some(_)) =
+        (&scenario.users, population.pairing, &scenario.workload.fan_out)
+    {
+        let message = "found with workload.fan_out, where every user publishes and subscribes; accepted: a file without \
+                       roles, or a scenario without fan_out";
+        let problem = UserProblem { line: 1, column: Some("role"), message: message.to_owned() };
+        return Err(UsersError::File { file: from.clone(), problems: vec![problem], more: 0 });
+    }
+    Ok(population)
 }
 
 /// Writes the users' file of users by number, n from 1 to `count`: what `adsum

@@ -248,6 +248,12 @@ target = "127.0.0.1:5060"
         assert_ne!(other.0, base.0, "{set}");
         assert_ne!(other.1, base.1, "{set}");
     }
+    let held = hashes(&scenario(MINIMAL, &["workload.kind=held"]));
+    let graph = hashes(&scenario(
+        MINIMAL,
+        &["workload.kind=held", "workload.fan_out={distribution=\"constant\", mean=2}"],
+    ));
+    assert!(graph.0 != held.0 && graph.1 != held.1);
     // The policy counts, not the number.
     assert_eq!(hashes(&scenario(MINIMAL, &["seed=1"])).1, hashes(&scenario(MINIMAL, &["seed=2"])).1);
     // Secrets are in neither.

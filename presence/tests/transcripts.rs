@@ -20,17 +20,20 @@ transcripts! {
     already_gone
     compact_and_folded
     digest
+    digest_new_nonce
     digest_nextnonce
     digest_proxy
     digest_reuse
     digest_stale
     digest_two_challenges
+    digest_unsupported
     digest_wrong_password
     etag_missing
     etag_unknown
     etag_unknown_refresh
     expires_in_answer
     expires_shortened
+    expires_tiny
     extension_required
     extension_unsupported
     first_notify_empty
@@ -45,6 +48,7 @@ transcripts! {
     min_expires_register
     min_expires_subscribe
     no_answer
+    no_answer_workflow
     notify_before_publish_answer
     notify_first
     notify_late
@@ -72,9 +76,11 @@ transcripts! {
     redirect_without_contact
     refresh_document
     refresh_document_503
+    refresh_notify_missing
     refresh_register_503
     refresh_registration
     refresh_subscription
+    registration_without_contact
     rejected_publish
     rejected_refresh
     requests_to_us
@@ -93,6 +99,7 @@ transcripts! {
     terminated_noresource
     terminated_probation
     terminated_rejected
+    terminated_self_at_once
     terminated_self_probation
     terminated_timeout
     unknown_dialog
@@ -105,6 +112,13 @@ fn run(name: &str) {
     let path = support::directory().join(format!("{name}.txt"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
     support::run_text(name, &text);
+}
+
+#[test]
+fn the_example_in_the_readme_runs() {
+    let readme = std::fs::read_to_string(support::directory().join("README.md")).unwrap();
+    let example = readme.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    support::run_text("README.md", example);
 }
 
 #[test]

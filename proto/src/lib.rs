@@ -11,7 +11,7 @@
 //! with `ClockProbe`/`ClockAnswer`, `Stop` and `Refused` at any time.
 
 /// Both sides name the version they speak and refuse any other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The largest message on this wire, in bytes. Users travel in chunks well below it.
 pub const MAX_MESSAGE: usize = 8 * 1024 * 1024;

@@ -1,6 +1,6 @@
 //! What a run came to, in one word and one number.
 
-use crate::manifest::{Manifest, PhaseInfo};
+use crate::manifest::{Manifest, PhaseInfo, StepInfo};
 use crate::names::{Base, Phase};
 use crate::raw::Raw;
 use crate::threshold::{self, Judged, Numbers, Threshold, ThresholdRule};
@@ -105,10 +105,7 @@ fn judgements(raw: &Raw, manifest: &Manifest) -> Vec<Judgement> {
         let Ok(read) = threshold::parse(&rule.expr) else { continue };
         let base = if rule.base == "sent" { Base::Sent } else { Base::Scheduled };
         let site = (!rule.site.is_empty() && rule.site != "all").then_some(rule.site.as_str());
-        for (step, hold) in manifest.holds() {
-            if !rule.step.is_empty() && rule.step != step.name {
-                continue;
-            }
+        for (step, phase) in judged(manifest, &rule.step) {
             // `converged` is counted once, at the end of the last hold.
             if read.stat == threshold::Stat::Converged
                 && rule.step.is_empty()
@@ -116,7 +113,7 @@ fn judgements(raw: &Raw, manifest: &Manifest) -> Vec<Judgement> {
             {
                 continue;
             }
-            let numbers = Numbers::of_phase(raw, step.step, Phase::Hold, site);
+            let numbers = Numbers::of_phase(raw, step.step, phase.phase, site);
             out.push(Judgement {
                 rule: rule.clone(),
                 threshold: read,
@@ -126,11 +123,23 @@ fn judgements(raw: &Raw, manifest: &Manifest) -> Vec<Judgement> {
                 base,
                 judged: numbers.judge(&read, base, false),
                 samples: numbers.samples(&read, base),
-                broken: broken_seconds(&numbers, &read, base, manifest.origin_unix_s, hold),
+                broken: broken_seconds(&numbers, &read, base, manifest.origin_unix_s, phase),
             });
         }
     }
     out
+}
+
+/// What a threshold's `step` names: a hold, or each of them if it names none; warm-up and drain by their names only.
+fn judged<'m>(manifest: &'m Manifest, name: &'m str) -> impl Iterator<Item = (&'m StepInfo, PhaseInfo)> {
+    manifest.steps.iter().filter_map(move |step| {
+        let is_meant = |phase: &&PhaseInfo| match phase.phase {
+            Phase::Hold => name.is_empty() || name == step.name,
+            Phase::Warmup | Phase::Drain => name == phase.phase.name(),
+            Phase::Ramp => false,
+        };
+        step.phases.iter().find(is_meant).map(|phase| (step, *phase))
+    })
 }
 
 fn last_hold(manifest: &Manifest) -> Option<u32> {
@@ -142,9 +151,9 @@ fn broken_seconds(
     threshold: &Threshold,
     base: Base,
     origin: i64,
-    hold: PhaseInfo,
+    phase: PhaseInfo,
 ) -> Vec<i64> {
-    (hold.from_s as i64..hold.to_s.ceil() as i64)
+    (phase.from_s as i64..phase.to_s.ceil() as i64)
         .filter(|t| matches!(numbers.of_second(origin + t).judge(threshold, base, true), Judged::Broken(_)))
         .collect()
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use adsum_report::manifest::{AgentInfo, PhaseInfo, StepInfo};
 use adsum_report::raw::{Count, Failure, Interval, Series};
+use adsum_report::threshold::{Judged, ThresholdRule};
 use adsum_report::{Base, Class, Histogram, Manifest, Metric, Phase, Raw, files, threshold, verify};
 
 const ORIGIN: i64 = 1_795_000_000;
@@ -134,6 +135,45 @@ fn derived_files_come_again_byte_for_byte() {
     assert_eq!(verify::verify(dir.path()).unwrap(), []);
     let (read, _) = files::read_raw(dir.path()).unwrap();
     assert_eq!((&read.seconds, &read.agents, &read.timeline), (&raw.seconds, &raw.agents, &raw.timeline));
+}
+
+#[test]
+fn the_warm_up_is_judged_by_whoever_names_it_and_by_nobody_else() {
+    let (mut raw, mut manifest) = run(&["fra"]);
+    let log_on = Interval {
+        number: 10,
+        second: ORIGIN - 1,
+        series: vec![Series {
+            step: 0,
+            phase: Phase::Warmup,
+            ..series(Metric::Register, Base::Scheduled, &[2_000; 40])
+        }],
+        counts: Vec::new(),
+        failures: Vec::new(),
+        ..interval("fra", 0)
+    };
+    assert!(raw.absorb(&log_on).unwrap());
+    let phase = PhaseInfo { phase: Phase::Warmup, from_s: -1.0, to_s: 0.0 };
+    manifest.steps.insert(0, StepInfo { name: "warmup".into(), phases: vec![phase], ..StepInfo::default() });
+    let rule = |expr: &str, step: &str| ThresholdRule {
+        expr: expr.into(),
+        step: step.into(),
+        ..ThresholdRule::default()
+    };
+    manifest.thresholds = vec![
+        rule("register.p50 < 1ms", "warmup"),
+        rule("register.p50 < 3ms", "warmup"),
+        rule("missed.ratio < 50%", ""),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let verdict = adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap().verdict;
+    let found: Vec<_> =
+        verdict.judgements.iter().map(|j| (j.step_name.as_str(), j.samples, j.judged)).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(matches!(found[0], ("warmup", 40, Judged::Broken(Some(_)))), "{found:?}");
+    assert!(matches!(found[1], ("warmup", 40, Judged::Holds(_))), "{found:?}");
+    assert!(matches!(found[2], ("a, b", _, Judged::Holds(_))), "{found:?}");
+    assert!(verdict.codes.contains(&10));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! | [`header`] | the headers that are known by number, with their compact forms |
 //! | [`value`] | readers of single header values: name-addr, Via, CSeq, … |
 //! | [`client`] | client transactions, RFC 3261 §17.1, as small plain values |
+//! | [`dialog`] | remote target and route set of a dialog, RFC 3261 §12 |
 //! | [`server`] | server transactions, RFC 3261 §17.2, and the keys that find them |
 //! | [`oracle`] | rsip's second opinion on what the scanner read, for samples and tests |
 //! | [`template`] | messages as pieces and slots |
@@ -22,6 +23,7 @@
 //! | [`time`] | instants and the timers of RFC 3261 table 4 |
 
 pub mod client;
+pub mod dialog;
 pub mod digest;
 pub mod frame;
 pub mod header;

@@ -95,6 +95,8 @@ pub struct Connection {
     taken: usize,
     /// The beginning of a message that is not complete.
     partial: Vec<u8>,
+    /// It carries many users and keeps its buffers; otherwise a connection at rest has none.
+    shared: bool,
     local: SocketAddr,
     peer: SocketAddr,
 }
@@ -130,6 +132,8 @@ pub struct Dial {
     pub source: Option<IpAddr>,
     /// For TLS.
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// Many users will share the connection.
+    pub shared: bool,
 }
 
 impl AsFd for Connection {
@@ -175,6 +179,7 @@ impl Connection {
             unsent: Vec::new(),
             taken: 0,
             partial: Vec::new(),
+            shared: dial.shared,
             local: target,
             peer: target,
         })
@@ -315,9 +320,11 @@ impl Connection {
             }
         }
         if self.taken > 0 {
-            // A connection at rest keeps no memory.
-            self.unsent = Vec::new();
             self.taken = 0;
+            self.unsent.clear();
+            if !self.shared {
+                self.unsent = Vec::new();
+            }
         }
         Written::Whole
     }
@@ -335,31 +342,25 @@ impl Connection {
         stamps: &mut StampClock,
         now: Time,
     ) -> Result<Received, FlowError> {
-        let kept = std::mem::take(&mut self.partial);
         buffers.plain.clear();
         buffers.from_input = None;
         buffers.news = false;
         let before = match &mut self.tls {
             Some(_) => {
-                buffers.plain.extend_from_slice(&kept);
+                buffers.plain.extend_from_slice(&self.partial);
                 self.restore(buffers)
             }
             None => {
-                if buffers.input.len() < kept.len() + READ {
-                    buffers.input.resize(kept.len() + READ, 0);
+                let kept = self.partial.len();
+                if buffers.input.len() < kept + READ {
+                    buffers.input.resize(kept + READ, 0);
                 }
-                buffers.input[..kept.len()].copy_from_slice(&kept);
-                buffers.from_input = Some(kept.len());
-                kept.len()
+                buffers.input[..kept].copy_from_slice(&self.partial);
+                buffers.from_input = Some(kept);
+                kept
             }
         };
-        let (read, stamp) = match self.read(before, buffers) {
-            Ok(read) => read,
-            Err(error) => {
-                self.partial = kept;
-                return Err(error);
-            }
-        };
+        let (read, stamp) = self.read(before, buffers)?;
         let stamp = stamp.map(|stamp| stamps.at(stamp, now));
         let n = match read {
             Some(0) => return Err(closed_error("the server closed the connection")),
@@ -368,20 +369,28 @@ impl Connection {
                 if self.tls.is_some() {
                     self.advance(before, buffers, sealed)?;
                 }
-                self.partial = kept;
                 return Ok(Received { stamp: None, more: false });
             }
         };
         let more = before + n == buffers.input.len();
-        if self.tls.is_some() {
+        let advanced = if self.tls.is_some() {
             let had = buffers.plain.len();
             let advanced = self.advance(before + n, buffers, sealed);
             buffers.news = buffers.plain.len() > had;
-            return advanced.map(|()| Received { stamp, more });
+            advanced
+        } else {
+            buffers.from_input = Some(before + n);
+            buffers.news = true;
+            Ok(())
+        };
+        if buffers.news {
+            // It is in the buffers now; what is not a whole message is given back by `keep`.
+            self.partial.clear();
+            if !self.shared {
+                self.partial = Vec::new();
+            }
         }
-        buffers.from_input = Some(before + n);
-        buffers.news = true;
-        Ok(Received { stamp, more })
+        advanced.map(|()| Received { stamp, more })
     }
 
     fn restore(&mut self, buffers: &mut Buffers) -> usize {
@@ -412,7 +421,8 @@ impl Connection {
 
     /// Keeps the part of a message that is not complete. `false` if it is too long.
     pub fn keep(&mut self, rest: &[u8]) -> bool {
-        self.partial = rest.to_vec();
+        self.partial.clear();
+        self.partial.extend_from_slice(rest);
         rest.len() <= MAX_MESSAGE
     }
 
@@ -526,7 +536,7 @@ mod tests {
     fn an_address_that_is_not_ours_is_no_lack_of_ports() {
         let target = SocketAddr::from(([127, 0, 0, 1], 9));
         let source = Some(IpAddr::from([192, 0, 2, 1]));
-        let error = Connection::open(&Dial { target, source, tls: None }).unwrap_err();
+        let error = Connection::open(&Dial { target, source, tls: None, shared: false }).unwrap_err();
         assert_eq!((error.class, error.code), (Class::Configuration, "transport:connect"));
         assert!(error.diagnosis.contains("192.0.2.1 is no address of this host"), "{error:?}");
         for (errno, code) in [

@@ -164,7 +164,7 @@ impl ShardIo {
             0 => None,
             all => self.sources.get(flow as usize % all).copied(),
         };
-        Some(Dial { target, source, tls: self.tls.clone() })
+        Some(Dial { target, source, tls: self.tls.clone(), shared: self.shared })
     }
 
     /// A target did not do its part: it rests, and what comes next goes

@@ -27,7 +27,8 @@ const RETRY: u64 = SECOND;
 pub(super) struct Streams {
     poller: Poller,
     ready: Vec<Ready>,
-    buffers: Buffers,
+    /// Lent out while they are used: making new ones is not for a message.
+    buffers: Option<Buffers>,
     /// Connections that are not open yet, in the order in which their time is up.
     limits: VecDeque<(Time, Flow, u32)>,
     /// Shared connections to be opened again, in the order of their time.
@@ -44,7 +45,7 @@ impl Streams {
         Ok(Streams {
             poller: Poller::new()?,
             ready: Vec::new(),
-            buffers: Buffers::default(),
+            buffers: Some(Buffers::default()),
             limits: VecDeque::new(),
             retries: VecDeque::new(),
             unfinished: Vec::new(),
@@ -157,7 +158,8 @@ impl Core {
             .and_then(|line| line.connection.as_deref_mut());
         let Some(connection) = connection else { return };
         if !connection.is_open() {
-            match connection.progress(ready, &mut self.streams.buffers, sealed) {
+            let buffers = self.streams.buffers.get_or_insert_default();
+            match connection.progress(ready, buffers, sealed) {
                 Ok(true) => self.connected(flow),
                 Ok(false) => return,
                 Err(error) => return self.lost(flow, error, false),
@@ -183,7 +185,7 @@ impl Core {
                 .and_then(|line| line.connection.as_deref_mut());
             let Some(connection) = connection else { return true };
             let peer = connection.peer();
-            let mut buffers = std::mem::take(&mut self.streams.buffers);
+            let mut buffers = self.streams.buffers.take().unwrap_or_default();
             let received = connection.receive(&mut buffers, sealed, &mut self.stamps, now);
             let framed = if buffers.has_news() {
                 let stamp = received.as_ref().ok().and_then(|received| received.stamp);
@@ -198,7 +200,7 @@ impl Core {
                 }
                 _ => true,
             };
-            self.streams.buffers = buffers;
+            self.streams.buffers = Some(buffers);
             if self.io.lines.get(flow as usize).is_none_or(|line| line.generation != generation) {
                 return true; // hung up while it was read
             }

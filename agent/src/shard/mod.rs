@@ -92,6 +92,8 @@ pub struct ShardPlan {
     pub quantum_ns: u64,
     /// The coordinator's wall clock minus our monotonic clock.
     pub offset_ns: i64,
+    /// Let rsip read one message of 64, too, and the first of each kind.
+    pub second_opinion: bool,
     /// Where to write messages as text.
     pub trace: Option<PathBuf>,
     /// Real-time priority from readiness on, where it is allowed.
@@ -328,6 +330,7 @@ impl Core {
                 settle: plan.settle_ns,
                 max_in_flight: if plan.max_in_flight == 0 { u32::MAX } else { plan.max_in_flight },
                 last_step: plan.steps.len() as u16,
+                second_opinion: plan.second_opinion,
             },
             register_ceiling: Ceiling::new(plan.register_rate_mhz),
             subscribe_ceiling: Ceiling::new(plan.subscribe_rate_mhz),
@@ -367,7 +370,7 @@ impl Core {
             self.io.recorder.name(now, self.io.stage, "realtime_lost", &self.label, 1);
         }
         let refused = std::mem::take(&mut self.io.refused_flows);
-        if refused != 0 && self.io.failover.len() > 1 {
+        if refused != 0 {
             for flow in (0..self.io.udp.len() as Flow).filter(|flow| refused & (1 << flow) != 0) {
                 self.population.refused(now, flow, &mut self.io);
             }
@@ -499,7 +502,7 @@ impl Core {
                     self.server =
                         header.map_or_else(|| "unnamed".into(), |s| String::from_utf8_lossy(s).into());
                 }
-                if self.sampler.wants(&message) {
+                if self.plan.second_opinion && self.sampler.wants(&message) {
                     second_opinion(&mut self.io, now, bytes, &message);
                 }
                 self.population.on_message(now, stamp, flow, origin, &message, &mut self.io);

@@ -62,9 +62,12 @@ pub fn spawn(
                     .and_then(|core| Ok((core, Timer::new().map_err(|e| ShardError::Io("a timer", e))?)));
                 match parts {
                     Ok((mut core, timer)) => {
+                        // Whatever ends the thread, its engine is told.
+                        let obituary = Obituary { index, events: events.clone() };
                         core.io.watcher = watcher();
                         drop(made.send(Ok(())));
                         run(core, timer, inbox, (index, events)).await;
+                        drop(obituary);
                     }
                     Err(error) => drop(made.send(Err(error))),
                 }
@@ -141,5 +144,19 @@ async fn run(
                 core.turn(Time::NEVER);
             }
         }
+    }
+}
+
+/// Tells the engine that a shard's thread is over; after an orderly end nobody listens.
+struct Obituary {
+    index: usize,
+    events: mpsc::Sender<(usize, Event)>,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        let reason = "a shard's thread ended unexpectedly; its last words are in the log".to_owned();
+        // With a full queue the engine sees the end of the queue itself.
+        drop(self.events.try_send((self.index, Event::Done { interrupted: true, reason })));
     }
 }

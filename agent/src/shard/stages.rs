@@ -22,6 +22,7 @@ pub(super) struct Rules {
     pub settle: u64,
     pub max_in_flight: u32,
     pub last_step: u16,
+    pub second_opinion: bool,
 }
 
 /// Where a shard is in its run.
@@ -296,12 +297,10 @@ impl Core {
 
     fn signing_off(&mut self, now: Time, mut next: u32, mut last: Time) {
         let stage = self.drain_stage();
-        // In pairs: a publisher waits for its subscriber to leave.
+        // In pairs, the subscriber first: a publisher waits for it to leave.
         while next < self.population.users() && self.register_ceiling.take().is_ok() {
-            for user in [next + 1, next] {
-                self.population.sign_off(now, user, stage, &mut self.io);
-            }
-            next += 2;
+            self.population.sign_off(now, next ^ 1, stage, &mut self.io);
+            next += 1;
             last = now;
         }
         self.state = State::SigningOff { next, last };

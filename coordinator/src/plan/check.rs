@@ -8,9 +8,9 @@ mod text;
 
 pub use text::text;
 
-use super::timeline::{arrivals, length_ns};
+use super::timeline::{Phase, arrivals, length_ns};
 use crate::scenario::quantity::{SECOND_NS, WHOLE_PPB};
-use crate::scenario::{Connections, Kind, Scenario, Scheme, Transport};
+use crate::scenario::{Connections, Distribution, Kind, Scenario, Scheme, Transport};
 use crate::users::Population;
 
 /// A server need not notify of one publisher more often than this (RFC 3856 §6.10).
@@ -26,8 +26,10 @@ pub const PORTS_PER_ADDRESS: u64 = 28_232;
 const UDP_SOCKETS_PER_SHARD: u64 = 8;
 /// Sockets of a shard when users share streams.
 const SHARED_STREAMS_PER_SHARD: u64 = 4;
-/// Bytes of a user with its dialogs and templates' values.
+/// Bytes of a user with its dialogs and templates' values, as one of a pair.
 const USER_BYTES: u64 = 512;
+/// Bytes of a dialog more, its timer and its place in the contact graph included.
+const DIALOG_BYTES: u64 = 192;
 /// Bytes of a connection, the kernel's part included.
 const TCP_BYTES: u64 = 5_700;
 const TLS_BYTES: u64 = 9_800;
@@ -39,7 +41,7 @@ const AGENT_BYTES: u64 = 64 * 1024 * 1024;
 pub struct Check {
     /// Each step.
     pub steps: Vec<StepCheck>,
-    /// Messages of one arrival, requests and responses, in the long run.
+    /// Messages of one arrival, requests and responses, in the long run; with a contact graph on average, rounded up.
     pub messages_per_arrival: u64,
     /// The same while no nonce is known yet.
     pub messages_first: u64,
@@ -47,6 +49,10 @@ pub struct Check {
     pub pairs: u64,
     /// Pairs that the highest rate needs under the stated assumption.
     pub pairs_needed: u64,
+    /// Users that publish: one of each pair, or everybody.
+    pub publishers: u64,
+    /// Users' subscriptions to others, about.
+    pub subscriptions: u64,
     /// Highest rate of all steps.
     pub peak_mhz: u64,
     /// Nanoseconds between two publications of one publisher at the highest rate.
@@ -112,7 +118,8 @@ impl PercentileCheck {
 /// Works a plan out for so many agents, each with so many shards.
 #[must_use]
 pub fn check(scenario: &Scenario, population: &Population, agents: u64, shards: u64) -> Check {
-    let (messages_per_arrival, messages_first) = messages(scenario);
+    let (messages_milli, first_milli) = messages(scenario);
+    let publishers = publishers(scenario, population);
     let steps: Vec<StepCheck> = scenario
         .steps
         .iter()
@@ -124,50 +131,72 @@ pub fn check(scenario: &Scenario, population: &Population, agents: u64, shards: 
             hold_ns: step.hold_ns,
             ramp_arrivals,
             hold_arrivals,
-            messages_per_s: per_second(step.rate_mhz, messages_per_arrival)
-                + refreshes_per_s(scenario, population),
+            messages_per_s: per_second_milli(step.rate_mhz, messages_milli)
+                + refreshes_per_s(scenario, population, step.rate_mhz),
         })
         .collect();
     let peak_mhz = scenario.steps.iter().map(|step| step.rate_mhz).max().unwrap_or(0);
     let users = population.users();
     let sockets = sockets(scenario, users, agents, shards);
     let (warmup_ns, drain_ns) = outer(scenario, population);
+    let needed = match scenario.workload.kind {
+        Kind::Workflow => per_second(peak_mhz, ASSUMED_WORKFLOW_S),
+        Kind::Held => per_second(peak_mhz, NOTIFY_INTERVAL_S),
+    };
     let mut check = Check {
-        messages_per_arrival,
-        messages_first,
+        messages_per_arrival: messages_milli.div_ceil(1_000),
+        messages_first: first_milli.div_ceil(1_000),
         pairs: population.pairs,
-        pairs_needed: match scenario.workload.kind {
-            Kind::Workflow => per_second(peak_mhz, ASSUMED_WORKFLOW_S),
-            Kind::Held => per_second(peak_mhz, NOTIFY_INTERVAL_S),
-        },
+        // Of a pair one publishes, or both.
+        pairs_needed: if scenario.workload.fan_out.is_some() { needed.div_ceil(2) } else { needed },
+        publishers,
+        subscriptions: subscriptions(scenario, population),
         peak_mhz,
-        publication_gap_ns: gap(population.pairs, peak_mhz),
+        publication_gap_ns: gap(publishers, peak_mhz),
         sockets,
         ports: ports(scenario, users),
-        memory: memory(scenario, users, agents),
+        memory: memory(scenario, population, agents),
         total_ns: warmup_ns.saturating_add(length_ns(scenario)).saturating_add(drain_ns),
         warmup_ns,
         drain_ns,
-        percentiles: percentiles(scenario, &steps),
+        percentiles: percentiles(scenario, population, &steps),
         steps,
         warnings: Vec::new(),
     };
     check.warnings = warnings(scenario, &check, users, agents);
+    check.warnings.extend(small_shards(scenario, population, agents, shards));
     check
 }
 
-/// Messages of one arrival: once nonces are known, and before.
+/// Subscribers of a publisher on average, in thousandths; one in a pair.
+fn fan_out_milli(scenario: &Scenario) -> u64 {
+    scenario.workload.fan_out.map_or(1_000, |fan_out| fan_out.mean_milli)
+}
+
+fn publishers(scenario: &Scenario, population: &Population) -> u64 {
+    if scenario.workload.fan_out.is_some() { population.users() } else { population.pairs }
+}
+
+/// Subscriptions to others: as many as publishers have subscribers, rounded to the nearest.
+fn subscriptions(scenario: &Scenario, population: &Population) -> u64 {
+    let milli = u128::from(publishers(scenario, population)) * u128::from(fan_out_milli(scenario));
+    u64::try_from((milli + 500) / 1_000).unwrap_or(u64::MAX)
+}
+
+/// Messages of one arrival in thousandths: once nonces are known, and before.
 ///
 /// A workflow has 8 requests of its own (REGISTER, SUBSCRIBE, PUBLISH and
 /// their ends) and 3 NOTIFYs; subscriptions to oneself add 4 requests and 5
-/// NOTIFYs. A challenge (RFC 3261 §22) sends a request twice.
+/// NOTIFYs. A publication of held users has a NOTIFY for each subscriber. A
+/// challenge (RFC 3261 §22) sends a request twice.
 fn messages(scenario: &Scenario) -> (u64, u64) {
     let own = scenario.workload.self_subscribe;
+    let watchers = fan_out_milli(scenario);
     let (requests, notifies, users) = match (scenario.workload.kind, own) {
-        (Kind::Workflow, false) => (8, 3, 2),
-        (Kind::Workflow, true) => (12, 8, 2),
-        (Kind::Held, false) => (1, 1, 1),
-        (Kind::Held, true) => (1, 2, 1),
+        (Kind::Workflow, false) => (8_000, 3_000, 2_000),
+        (Kind::Workflow, true) => (12_000, 8_000, 2_000),
+        (Kind::Held, false) => (1_000, watchers, 1_000),
+        (Kind::Held, true) => (1_000, watchers + 1_000, 1_000),
     };
     let plain = 2 * (requests + notifies);
     match (scenario.auth.scheme, scenario.auth.reuse_nonce) {
@@ -180,23 +209,35 @@ fn messages(scenario: &Scenario) -> (u64, u64) {
 }
 
 /// Held users renew registration, subscriptions and publication once in a lifetime, at least.
-fn refreshes_per_s(scenario: &Scenario, population: &Population) -> u64 {
+fn refreshes_per_s(scenario: &Scenario, population: &Population, mhz: u64) -> u64 {
     if scenario.workload.kind == Kind::Workflow {
         return 0;
     }
     let own = u64::from(scenario.workload.self_subscribe);
-    // Of a pair: two registrations, one subscription, its NOTIFY; the same for each subscription to oneself.
-    let messages = 2 * (2 + 2 + 2 * own * 2);
-    population.pairs.saturating_mul(messages) / u64::from(scenario.workload.expires_s.max(1))
+    let expires_s = u64::from(scenario.workload.expires_s.max(1));
+    // Requests and responses: a registration, a subscription and its NOTIFY.
+    let registrations = population.users().saturating_mul(2);
+    let subscriptions =
+        (subscriptions(scenario, population) + own * population.users()).saturating_mul(2 + 2);
+    // A publication that nothing replaces in time is refreshed, too, and nobody is told (RFC 3903 section 4.3).
+    let publishers = publishers(scenario, population);
+    let idle = gap(publishers, mhz) > expires_s.saturating_mul(SECOND_NS);
+    let publications = if idle { publishers.saturating_mul(2) } else { 0 };
+    registrations.saturating_add(subscriptions).saturating_add(publications) / expires_s
+}
+
+/// So many arrivals a second with so many thousandths of something each, rounded up.
+fn per_second_milli(mhz: u64, each_milli: u64) -> u64 {
+    u64::try_from((u128::from(mhz) * u128::from(each_milli)).div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn per_second(mhz: u64, each: u64) -> u64 {
     u64::try_from((u128::from(mhz) * u128::from(each)).div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds between two arrivals of the same pair.
-fn gap(pairs: u64, mhz: u64) -> u64 {
-    let ns = u128::from(pairs) * u128::from(SECOND_NS) * 1_000 / u128::from(mhz.max(1));
+/// Nanoseconds between two arrivals of the same pair or publisher.
+fn gap(owners: u64, mhz: u64) -> u64 {
+    let ns = u128::from(owners) * u128::from(SECOND_NS) * 1_000 / u128::from(mhz.max(1));
     u64::try_from(ns).unwrap_or(u64::MAX)
 }
 
@@ -225,13 +266,19 @@ fn ports(scenario: &Scenario, users: u64) -> Option<u64> {
     Some(addresses.saturating_mul(PORTS_PER_ADDRESS))
 }
 
-fn memory(scenario: &Scenario, users: u64, agents: u64) -> u64 {
+fn memory(scenario: &Scenario, population: &Population, agents: u64) -> u64 {
+    let users = population.users();
+    // The one dialog of a pair is part of its users.
+    let dialogs = subscriptions(scenario, population).saturating_sub(population.pairs);
     let connection = match scenario.pool.transport {
         _ if !is_per_user(scenario) => 0,
         Transport::Tls => TLS_BYTES,
         _ => TCP_BYTES,
     };
-    agents.saturating_mul(AGENT_BYTES).saturating_add(users.saturating_mul(USER_BYTES + connection))
+    agents
+        .saturating_mul(AGENT_BYTES)
+        .saturating_add(users.saturating_mul(USER_BYTES + connection))
+        .saturating_add(dialogs.saturating_mul(DIALOG_BYTES))
 }
 
 /// Time before the first arrival and behind the last one, if the pool keeps up.
@@ -245,10 +292,11 @@ fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
             (proof.saturating_add(warmup.settle_ns), scenario.workload.deadline_ns.min(proof))
         }
         Kind::Held => {
-            let own = u64::from(scenario.workload.self_subscribe);
-            let subscriptions = population.pairs.saturating_add(own * population.users());
+            // Subscriptions to oneself come with the registration; everybody who publishes does it once.
+            let one_by_one =
+                subscriptions(scenario, population).saturating_add(publishers(scenario, population));
             let log_on = time(population.users(), warmup.register_rate_mhz)
-                .saturating_add(time(subscriptions, warmup.subscribe_rate_mhz));
+                .saturating_add(time(one_by_one, warmup.subscribe_rate_mhz));
             let log_off = time(population.users(), warmup.register_rate_mhz);
             (log_on.saturating_add(warmup.settle_ns), log_off)
         }
@@ -256,18 +304,26 @@ fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
 }
 
 /// Each percentile that a threshold asks for, at each step where it is judged.
-fn percentiles(scenario: &Scenario, steps: &[StepCheck]) -> Vec<PercentileCheck> {
+fn percentiles(scenario: &Scenario, population: &Population, steps: &[StepCheck]) -> Vec<PercentileCheck> {
     let mut all = Vec::new();
     for threshold in &scenario.thresholds {
         let Some((metric, ppb)) = percentile_of(&threshold.expr) else { continue };
+        if let Some(step) = &threshold.step
+            && step == Phase::Warmup.name()
+            && let Some(samples) = samples_of_log_on(scenario, population, metric)
+        {
+            let expr = threshold.expr.clone();
+            all.push(PercentileCheck { expr, step: step.clone(), samples, needed: needed(ppb) });
+        }
         let judged =
             steps.iter().filter(|step| threshold.step.as_ref().is_none_or(|name| *name == step.name));
         for step in judged {
-            let Some(each) = samples_per_arrival(scenario, metric) else { continue };
+            let Some(each_milli) = samples_per_arrival(scenario, metric) else { continue };
+            let samples = u128::from(step.hold_arrivals) * u128::from(each_milli) / 1_000;
             all.push(PercentileCheck {
                 expr: threshold.expr.clone(),
                 step: step.name.clone(),
-                samples: step.hold_arrivals.saturating_mul(each),
+                samples: u64::try_from(samples).unwrap_or(u64::MAX),
                 needed: needed(ppb),
             });
         }
@@ -295,11 +351,40 @@ fn needed(ppb: u64) -> u64 {
     (SAMPLES_ABOVE * WHOLE_PPB).div_ceil(WHOLE_PPB - ppb)
 }
 
-/// Samples of a metric that one arrival makes; `None` for metrics that depend on other things.
+/// Samples of a metric that the log-on of held users makes; `None` for others.
+fn samples_of_log_on(scenario: &Scenario, population: &Population, metric: &str) -> Option<u64> {
+    let own = u64::from(scenario.workload.self_subscribe);
+    match (scenario.workload.kind, metric) {
+        (Kind::Workflow, _) => None,
+        (_, "register") => Some(population.users()),
+        (_, "self_subscribe") => Some(own * population.users()),
+        // Everybody who publishes does it once, to show that all are told.
+        (_, "publish") => Some(publishers(scenario, population)),
+        (_, "subscribe" | "subscribe_to_notify" | "publish_to_notify") => {
+            Some(subscriptions(scenario, population))
+        }
+        _ => None,
+    }
+}
+
+/// Samples of a metric that one arrival makes, in thousandths; `None` for metrics that depend on other things.
 fn samples_per_arrival(scenario: &Scenario, metric: &str) -> Option<u64> {
+    whole_samples_per_arrival(scenario, metric).map(|samples| samples * 1_000).or_else(|| match metric {
+        "publish_to_notify" => Some(fan_out_milli(scenario)),
+        // One of each publication that several are told of: of some distributions the drawing decides.
+        "notify_fanout_last" => {
+            let fan_out = scenario.workload.fan_out?;
+            let all = fan_out.distribution == Distribution::Constant && fan_out.mean_milli >= 2_000;
+            all.then_some(1_000)
+        }
+        _ => None,
+    })
+}
+
+fn whole_samples_per_arrival(scenario: &Scenario, metric: &str) -> Option<u64> {
     let own = scenario.workload.self_subscribe;
     match (scenario.workload.kind, metric) {
-        (_, "publish" | "publish_to_notify" | "send_lag") => Some(1),
+        (_, "publish" | "send_lag") => Some(1),
         (Kind::Workflow, "workflow") => Some(1),
         (Kind::Workflow, "register" | "unregister") => Some(2),
         (Kind::Workflow, "self_subscribe") => Some(if own { 2 } else { 0 }),
@@ -312,6 +397,18 @@ fn samples_per_arrival(scenario: &Scenario, metric: &str) -> Option<u64> {
         }
         _ => None,
     }
+}
+
+/// A graph is drawn inside a shard, so the smallest one must have more users than a publisher has subscribers.
+fn small_shards(scenario: &Scenario, population: &Population, agents: u64, shards: u64) -> Option<String> {
+    let max = scenario.workload.fan_out?.max;
+    let users = population.pairs / agents.saturating_mul(shards).max(1) * 2;
+    (u64::from(max) >= users).then(|| {
+        format!(
+            "workload.fan_out.max = {max} subscribers of one publisher need more users than a shard has, and with \
+             {agents} x {shards} shards that is {users}: give more users, a smaller max, or fewer shards"
+        )
+    })
 }
 
 fn warnings(scenario: &Scenario, check: &Check, users: u64, agents: u64) -> Vec<String> {
@@ -331,7 +428,7 @@ fn warnings(scenario: &Scenario, check: &Check, users: u64, agents: u64) -> Vec<
             "each publisher publishes every {gap}, and a server may notify every {NOTIFY_INTERVAL_S} s only \
              (RFC 3856 section 6.10): expect superseded states. Use count >= {} or a rate of at most {}",
             check.pairs_needed * 2,
-            rate_text(check.pairs.saturating_mul(1_000) / NOTIFY_INTERVAL_S),
+            rate_text(check.publishers.saturating_mul(1_000) / NOTIFY_INTERVAL_S),
         )),
         _ => {}
     }

@@ -5,6 +5,7 @@
 //! itself is broken are the syntax errors shown alone, since keys may have
 //! landed in the wrong table. `scenarios/README.md` explains every key.
 
+pub mod fan_out;
 pub mod hash;
 mod inputs;
 mod model;
@@ -140,7 +141,7 @@ fn read_root(cx: &mut Cx<'_>, root: &Spanned<DeTable<'_>>) -> Option<Scenario> {
         None => missing_table(cx, &section, "users"),
     };
     let workload = match section.section(cx, "workload") {
-        Some(workload) => workload::workload(cx, workload),
+        Some(workload) => workload::workload(cx, workload, users.as_ref()),
         None => missing_table(cx, &section, "workload"),
     };
     let warmup = workload::warmup(cx, &mut section);

@@ -271,8 +271,48 @@ pub struct Workload {
     pub expires_s: u32,
     /// Arrivals under way at once in the whole fleet; users allow if `None`.
     pub max_in_flight: Option<u32>,
+    // Keys that came later are in no hash while they have their default: earlier runs stay comparable.
     /// Agents wake at whole multiples of this, to send and to read; 0: at each event.
+    #[serde(skip_serializing_if = "is_zero")]
     pub quantum_ns: u64,
+    /// How many subscribers publishers have; pairs if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fan_out: Option<FanOut>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// How the numbers of subscribers are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distribution {
+    /// All the same; of a broken mean some have one more.
+    Constant,
+    /// Each number from 2·mean − max to max as often.
+    Uniform,
+    /// k subscribers in proportion to a power of k.
+    Zipf,
+    /// By the density of the log-normal distribution with sigma 1.
+    LogNormal,
+}
+words!(Distribution {
+    Constant = "constant",
+    Uniform = "uniform",
+    Zipf = "zipf",
+    LogNormal = "lognormal",
+});
+
+/// `workload.fan_out`: every user publishes and subscribes, and the subscribers
+/// of each are drawn inside its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FanOut {
+    /// Its kind.
+    pub distribution: Distribution,
+    /// Mean number of subscribers, in thousandths.
+    pub mean_milli: u64,
+    /// Most subscribers of one publisher.
+    pub max: u32,
 }
 
 /// `[warmup]`: ceilings of the whole fleet.

@@ -108,24 +108,8 @@ fn site(cx: &mut Cx<'_>, mut section: Section<'_, '_>, allow: &[Network], pool_k
 
 /// A weight: a number above 0 with at most three decimals.
 fn share(cx: &mut Cx<'_>, section: &mut Section<'_, '_>) -> Option<u64> {
-    use toml::de::DeValue;
-    let value = section.get(cx, "share")?;
-    let text = match value.get_ref() {
-        DeValue::Integer(integer) => integer.to_string(),
-        DeValue::Float(float) => float.to_string(),
-        _ => {
-            section.wrong_type(cx, "share", value, "a number such as 0.5 or 2");
-            return None;
-        }
-    };
-    let share = super::quantity::fraction(&text, 1_000).ok().filter(|share| (1..=1_000_000).contains(share));
-    if share.is_none() {
-        let wrong = Wrong::new(format!("`{}` is no share", section.name("share")))
-            .found(cx.found(&value.span()))
-            .accepted("a weight from 0.001 to 1000 with at most three decimals");
-        cx.wrong(&value.span(), wrong);
-    }
-    share
+    let accepted = "a weight from 0.001 to 1000 with at most three decimals";
+    section.thousandths(cx, "share", "share", 1..=1_000_000, accepted).map(|share| share.value)
 }
 
 fn target(cx: &mut Cx<'_>, section: &mut Section<'_, '_>) -> Option<At<Target>> {

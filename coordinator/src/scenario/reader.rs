@@ -220,6 +220,34 @@ impl<'d, 'i> Section<'d, 'i> {
         }
     }
 
+    /// A plain number in thousandths, within bounds; `what` is what it is not if it is no such number.
+    pub fn thousandths(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: &'static str,
+        what: &str,
+        bounds: RangeInclusive<u64>,
+        accepted: &str,
+    ) -> Option<At<u64>> {
+        let value = self.get(cx, key)?;
+        let text = match value.get_ref() {
+            DeValue::Integer(integer) => integer.to_string(),
+            DeValue::Float(float) => float.to_string(),
+            _ => {
+                self.wrong_type(cx, key, value, "a number such as 0.5 or 2");
+                return None;
+            }
+        };
+        let number = quantity::fraction(&text, 1_000).ok().filter(|number| bounds.contains(number));
+        if number.is_none() {
+            let wrong = Wrong::new(format!("`{}` is no {what}", self.name(key)))
+                .found(cx.found(&value.span()))
+                .accepted(accepted);
+            cx.wrong(&value.span(), wrong);
+        }
+        number.map(|value_milli| At { value: value_milli, at: value.span() })
+    }
+
     /// A duration in nanoseconds, within bounds.
     pub fn duration(
         &mut self,

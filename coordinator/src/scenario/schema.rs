@@ -186,7 +186,30 @@ struct Workload {
     max_in_flight: Option<u32>,
     /// Agents wake at whole multiples of this; 0s, each event at once, if left out.
     quantum: Option<Duration>,
+    fan_out: Option<FanOut>,
     placement: Option<Placement>,
+}
+
+/// Subscribers of each publisher, drawn from the seed; held runs only, every user publishes and subscribes.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct FanOut {
+    distribution: Distribution,
+    /// Mean number of subscribers: at most three decimals.
+    #[schemars(range(min = 0.001, max = 10_000))]
+    mean: f64,
+    /// Most subscribers of one publisher. If left out: the mean rounded up (constant), twice the mean (uniform).
+    #[schemars(range(min = 1, max = 10_000))]
+    max: Option<u32>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Distribution {
+    Constant,
+    Uniform,
+    Zipf,
+    LogNormal,
 }
 
 #[derive(JsonSchema)]

@@ -1,6 +1,7 @@
 //! `[workload]` and `[warmup]`: what the users do.
 
-use super::model::{Arrivals, Kind, Warmup, Workload};
+use super::fan_out::fan_out;
+use super::model::{Arrivals, Kind, Users, Warmup, Workload};
 use super::quantity::SECOND_NS;
 use super::reader::{Cx, Section};
 use super::source::Wrong;
@@ -16,7 +17,11 @@ const MIN_EXPIRES_S: u64 = 60;
 const MAX_QUANTUM_NS: u64 = 10_000_000;
 const MAX_SETTLE_NS: u64 = 24 * 3_600 * SECOND_NS;
 
-pub(super) fn workload(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<Workload> {
+pub(super) fn workload(
+    cx: &mut Cx<'_>,
+    mut section: Section<'_, '_>,
+    users: Option<&Users>,
+) -> Option<Workload> {
     let kind = section.choice(cx, "kind", Kind::WORDS);
     if !section.has("kind") {
         section.missing(cx, "kind", "\"workflow\", \"held\"");
@@ -27,7 +32,7 @@ pub(super) fn workload(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<
     let expires_s = expires(cx, &mut section);
     let max_in_flight = section.integer(cx, "max_in_flight", 1..=u64::from(u32::MAX));
     let quantum = section.duration(cx, "quantum", 0..=MAX_QUANTUM_NS);
-    section.later(cx, "fan_out");
+    let fan_out = fan_out(cx, &mut section, kind.as_ref().map(|kind| kind.value), users);
     placement(cx, &mut section);
     section.later(cx, "min_interval");
     section.finish(cx);
@@ -39,6 +44,7 @@ pub(super) fn workload(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<
         expires_s,
         max_in_flight: max_in_flight.and_then(|most| u32::try_from(most.value).ok()),
         quantum_ns: quantum.map_or(0, |quantum| quantum.value),
+        fan_out,
     })
 }
 

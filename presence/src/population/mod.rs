@@ -50,6 +50,10 @@ use crate::slab::{NONE, Slab, Slot};
 use crate::wheel::Wheel;
 use state::{Dialog, Pair, Publication, Timer, Transaction, User, Waiting, is};
 
+/// Seconds. A registrar or presence agent that grants less is refreshed as if it granted these:
+/// such lifetimes are mistakes, and keeping up with them would be a load that nobody asked for.
+const LEAST_LIFETIME: u32 = 5;
+
 /// What carries the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {

@@ -12,7 +12,7 @@ use adsum_sip::{HeaderId, Message};
 
 use super::request::{Order, Outcome};
 use super::state::{Publication, Purpose, Waiting, has, is, tried};
-use super::{Population, Timer, some};
+use super::{LEAST_LIFETIME, Population, Timer, some};
 use crate::host::{Activity, Class, Counter, Failure, Host, Measure, Progress, Sample, Stage};
 use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
@@ -459,7 +459,7 @@ impl Population {
         let share = 800 + self.random() % 100;
         let held = &mut self.users[user as usize];
         self.wheel.cancel(&mut held.publish_timer);
-        let after = u64::from(granted.max(1)) * SECOND / 1000 * share;
+        let after = u64::from(granted.max(LEAST_LIFETIME)) * SECOND / 1000 * share;
         held.publish_timer = self.wheel.insert(at + after, Timer::Document(user));
     }
 

@@ -7,7 +7,7 @@ use adsum_sip::{HeaderId, Message, value};
 use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{NO_FLOW, Purpose, is};
-use super::{Population, Timer, pair_of};
+use super::{LEAST_LIFETIME, Population, Timer, pair_of};
 use crate::host::{
     Activity, Class, Counter, Failure, Flow, FlowError, FlowEvent, Host, Measure, Opened, Progress, Sample,
     Stage,
@@ -269,8 +269,8 @@ impl Population {
     }
 
     /// The host behind a flow refused datagrams (ICMP): nobody listens there, and
-    /// log-ons that wait for its answer need not wait for timer F. For a pool
-    /// with several targets; with one, it may yet come back.
+    /// log-ons that wait for its answer need not wait for timer F (RFC 3261 §18.4).
+    /// Other requests do: a server that is only restarted answers them yet.
     pub fn refused(&mut self, now: Time, flow: Flow, host: &mut impl Host) {
         let waiting: Vec<Slot> = self
             .transactions
@@ -395,7 +395,7 @@ impl Population {
         if self.is_workflow() {
             return;
         }
-        let granted = u64::from(granted) * SECOND;
+        let granted = u64::from(granted.max(LEAST_LIFETIME)) * SECOND;
         let latest = (granted / 10 * 9).min(granted.saturating_sub(30 * SECOND)).max(granted / 2);
         let early = self.random() % (latest / 10 + 1);
         let held = &mut self.users[user as usize];
@@ -427,7 +427,6 @@ impl Population {
         host: &mut impl Host,
     ) {
         let user = order.user;
-        self.unregistered(user);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
                 let sent = order.sent.unwrap_or(order.due);
@@ -448,6 +447,8 @@ impl Population {
                 self.sign_off_failed(user, &outcome);
             }
         }
+        // Only now: a pool that knew the user and answers no more is not an address where nobody is.
+        self.unregistered(user);
         self.leave(at, at, user, host);
     }
 

@@ -109,7 +109,8 @@ impl Population {
                 }
             }
         }
-        if !lacking && !self.users[user as usize].is(is::WATCHES) {
+        if !lacking && !self.users[user as usize].is(is::WATCHES) && own == NONE {
+            // A registration is all it has; a subscription has to stand first.
             self.recovered(user);
         }
         self.next_waiting(at, at, user, host);

@@ -149,7 +149,6 @@ impl Population {
             return false;
         }
         let mut bytes = std::mem::take(&mut self.transactions[slot].bytes);
-        bytes.clear();
         let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
         let cseq = self.render(&order, branch, flow, host, &mut bytes);
         let sent = host.send(flow, hop, &bytes);
@@ -359,7 +358,8 @@ impl Population {
         self.transactions.take_with(
             || fresh(Vec::with_capacity(1024)),
             |old| {
-                let bytes = std::mem::take(&mut old.bytes);
+                let mut bytes = std::mem::take(&mut old.bytes);
+                bytes.clear(); // a request that cannot be written has no bytes, not another user's
                 *old = fresh(bytes);
             },
         )
@@ -467,8 +467,8 @@ impl Population {
                     request_uri = peer;
                 }
                 if let Some(target) = &dialog.target {
-                    request_uri = &target.request_uri;
-                    lines.extend_from_slice(&target.routes);
+                    request_uri = target.target.request_uri();
+                    lines.extend_from_slice(target.target.route_lines());
                     to_tag = &dialog.remote_tag;
                 }
                 let call = CallRef { kind: CallKind::Dialog, slot: order.dialog, generation };
@@ -648,7 +648,7 @@ impl Population {
             }
             Outcome::Refused => {
                 failure.code = "transport:connect";
-                failure.class = Class::Configuration;
+                failure.class = Class::Network;
                 failure.reason = b"nothing listens there: the host refused the datagram (ICMP)";
                 diagnosis.extend_from_slice(
                     b"check address, port and transport, and that the pool runs at each of its addresses",

@@ -1,10 +1,10 @@
-//! Where the requests of a dialog go: its remote target and its route set
-//! (RFC 3261 §12.1, §12.2).
+//! Where the requests of a dialog go: the targets of [`adsum_sip::dialog`],
+//! shared by all dialogs that agree.
 
 use std::rc::Rc;
 
+use adsum_sip::dialog::{self, routes_of_request, routes_of_response};
 use adsum_sip::{HeaderId, Message, value};
-use smallvec::SmallVec;
 
 use super::Population;
 use super::state::{Target, has};
@@ -21,17 +21,6 @@ pub(super) struct TargetCache {
     next: usize,
 }
 
-impl TargetCache {
-    fn find(&self, uri: &[u8], routes: &[u8]) -> Option<Rc<Target>> {
-        self.known.iter().flatten().find(|t| *t.uri == *uri && *t.routes == *routes).cloned()
-    }
-
-    fn keep(&mut self, target: Rc<Target>) {
-        self.known[self.next] = Some(target);
-        self.next = (self.next + 1) % CACHED_TARGETS;
-    }
-}
-
 impl Population {
     /// The 2xx creates what no NOTIFY has created before it (RFC 6665 §4.4.1).
     pub(super) fn answered(&mut self, slot: Slot, flow: Flow, message: &Message<'_>, host: &mut impl Host) {
@@ -40,19 +29,7 @@ impl Population {
             dialog.remote_tag.clear();
             dialog.remote_tag.extend_from_slice(message.to_tag().unwrap_or(b""));
         }
-        let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
-        let Some(contact) = contact else { return };
-        match self.dialogs[slot].target.clone() {
-            None => {
-                let mut routes: SmallVec<[&[u8]; 4]> =
-                    message.headers(HeaderId::RecordRoute).flat_map(value::list).collect();
-                routes.reverse();
-                let target = self.target(flow, contact.uri, &routes, host);
-                self.dialogs[slot].target = Some(target);
-            }
-            Some(old) if *old.uri != *contact.uri => self.retarget(slot, flow, &old, contact.uri, host),
-            Some(_) => {}
-        }
+        self.refresh(slot, flow, message, routes_of_response, host);
     }
 
     /// A NOTIFY refreshes the remote target, or creates route set and target.
@@ -63,72 +40,53 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
-        let Some(contact) = message.header(HeaderId::Contact).and_then(value::name_addr) else { return };
-        match self.dialogs[slot].target.clone() {
-            None => {
-                let routes: SmallVec<[&[u8]; 4]> =
-                    message.headers(HeaderId::RecordRoute).flat_map(value::list).collect();
-                let target = self.target(flow, contact.uri, &routes, host);
-                self.dialogs[slot].target = Some(target);
-            }
-            Some(old) if *old.uri != *contact.uri => self.retarget(slot, flow, &old, contact.uri, host),
-            Some(_) => {}
-        }
+        self.refresh(slot, flow, message, routes_of_request, host);
     }
 
-    /// The remote target changes, the route set never does (RFC 3261 §12.2.1.2).
-    fn retarget(&mut self, slot: Slot, flow: Flow, old: &Target, uri: &[u8], host: &mut impl Host) {
-        let lines = old.routes.to_vec();
-        let mut first: Vec<u8> = Vec::new();
-        let routes: SmallVec<[&[u8]; 4]> = lines
-            .split(|b| *b == b'\n')
-            .filter_map(|line| line.strip_prefix(b"Route: "))
-            .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-            .collect();
-        // A strict router stands in the Request-URI and the old target at the end.
-        let strict = *old.request_uri != *old.uri;
-        let routes = if strict {
-            first.extend_from_slice(b"<");
-            first.extend_from_slice(&old.request_uri);
-            first.extend_from_slice(b">");
-            std::iter::once(first.as_slice())
-                .chain(routes[..routes.len().saturating_sub(1)].iter().copied())
-                .collect()
-        } else {
-            routes
+    /// The remote target may change, the route set never does (RFC 3261 §12.2.1.2).
+    fn refresh<'a>(
+        &mut self,
+        slot: Slot,
+        flow: Flow,
+        message: &Message<'a>,
+        routes: impl FnOnce(&Message<'a>) -> dialog::Routes<'a>,
+        host: &mut impl Host,
+    ) {
+        let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
+        let Some(contact) = contact else { return };
+        let target = match &self.dialogs[slot].target {
+            None => self.target(flow, contact.uri, &routes(message), host),
+            Some(old) if old.target.uri() != contact.uri => {
+                let target = old.target.refreshed(contact.uri);
+                self.keep_target(flow, target, host)
+            }
+            Some(_) => return,
         };
-        let target = self.target(flow, uri, &routes, host);
         self.dialogs[slot].target = Some(target);
     }
 
-    /// Builds or finds the target for a remote URI and a route set (RFC 3261 §12.2.1.1).
+    /// Finds or builds the target for a remote URI and a route set.
     fn target(&mut self, flow: Flow, uri: &[u8], routes: &[&[u8]], host: &mut impl Host) -> Rc<Target> {
-        let mut lines = Vec::new();
-        let mut line = |route: &[u8]| {
-            lines.extend_from_slice(b"Route: ");
-            lines.extend_from_slice(route);
-            lines.extend_from_slice(b"\r\n");
-        };
-        let first = routes.first().and_then(|route| value::name_addr(route));
-        let loose = first.is_none_or(|first| {
-            value::sip_uri(first.uri).is_some_and(|uri| value::param(uri.params, "lr").is_some())
-        });
-        let mut request_uri = uri.to_vec();
-        if loose {
-            routes.iter().for_each(|route| line(route));
-        } else if let Some(first) = first {
-            request_uri = first.uri.to_vec();
-            routes[1..].iter().for_each(|route| line(route));
-            line(&[b"<", uri, b">"].concat());
+        let leads = self.leads(flow);
+        let mut known = self.targets.known.iter().flatten();
+        match known.find(|known| known.flow == leads && known.target.is_of(uri, routes)) {
+            Some(known) => Rc::clone(known),
+            None => self.keep_target(flow, dialog::Target::new(uri, routes), host),
         }
-        if let Some(known) = self.targets.find(uri, &lines) {
-            return known;
-        }
-        let next = first.map_or(uri, |first| first.uri);
-        let hop = if self.config.transport.is_reliable() { Hop::Target } else { host.hop(flow, next) };
-        let target =
-            Rc::new(Target { uri: uri.into(), routes: lines.into(), request_uri: request_uri.into(), hop });
-        self.targets.keep(Rc::clone(&target));
+    }
+
+    fn keep_target(&mut self, flow: Flow, target: dialog::Target, host: &mut impl Host) -> Rc<Target> {
+        let hop =
+            if self.config.transport.is_reliable() { Hop::Target } else { host.hop(flow, target.next_hop()) };
+        let target = Rc::new(Target { target, hop, flow: self.leads(flow) });
+        let cache = &mut self.targets;
+        cache.known[cache.next] = Some(Rc::clone(&target));
+        cache.next = (cache.next + 1) % CACHED_TARGETS;
         target
+    }
+
+    /// What a hop depends on: the port over UDP; over a stream all goes down the stream.
+    fn leads(&self, flow: Flow) -> Flow {
+        if self.config.transport.is_reliable() { 0 } else { flow }
     }
 }

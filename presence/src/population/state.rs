@@ -131,40 +131,40 @@ impl User {
 /// Where requests inside a dialog go; shared by all dialogs that agree.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// The remote target: the Contact of the other side.
-    pub uri: Box<[u8]>,
-    /// `Route: …\r\n` lines, in order; may be empty.
-    pub routes: Box<[u8]>,
-    /// The Request-URI: the remote target, or the first strict router.
-    pub request_uri: Box<[u8]>,
+    /// Remote target and route set.
+    pub target: adsum_sip::dialog::Target,
     /// Where the bytes go.
     pub hop: Hop,
+    /// Over UDP the port that it goes for: where bytes go depends on where a port leads.
+    pub flow: Flow,
 }
 
 /// What a dialog is about; bits of [`Dialog::flags`].
 pub(super) mod has {
     /// A 2xx to the SUBSCRIBE came.
-    pub const ANSWER: u8 = 1;
+    pub const ANSWER: u16 = 1;
     /// A NOTIFY came.
-    pub const NOTIFY: u8 = 2;
+    pub const NOTIFY: u16 = 2;
     /// A NOTIFY said `active`.
-    pub const ACTIVE: u8 = 4;
+    pub const ACTIVE: u16 = 4;
     /// We asked it to end.
-    pub const LEAVING: u8 = 8;
+    pub const LEAVING: u16 = 8;
     /// A NOTIFY said `terminated`.
-    pub const TERMINATED: u8 = 16;
+    pub const TERMINATED: u16 = 16;
     /// A refresh was sent: the NOTIFY after it repeats what we know.
-    pub const REFRESHED: u8 = 32;
+    pub const REFRESHED: u16 = 32;
     /// It is the user's subscription to itself.
-    pub const SELF: u8 = 64;
+    pub const SELF: u16 = 64;
     /// Its first activity is complete and measured.
-    pub const SETTLED: u8 = 128;
+    pub const SETTLED: u16 = 128;
+    /// A refresh was granted, and the NOTIFY that it owes has not come: timer N runs.
+    pub const AWAITS: u16 = 256;
 }
 
 /// One SUBSCRIBE dialog (RFC 6665 §4.4.1).
 #[derive(Debug)]
 pub(super) struct Dialog {
-    pub flags: u8,
+    pub flags: u16,
     pub owner: u32,
     /// Whose presence it shows.
     pub publisher: u32,
@@ -195,7 +195,7 @@ pub(super) struct Dialog {
 
 impl Dialog {
     #[inline]
-    pub fn has(&self, flag: u8) -> bool {
+    pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }

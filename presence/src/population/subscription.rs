@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{Dialog, Purpose, has, is};
-use super::{Population, Timer, some};
+use super::{LEAST_LIFETIME, Population, Timer, some};
 use crate::diagnosis::class_of;
 use crate::host::{Activity, Class, Counter, Failure, Host, Measure, Progress, Sample, Stage};
 use crate::slab::{NONE, Slot};
@@ -131,6 +131,7 @@ impl Population {
                 self.granted_until(at, slot, message.expires());
                 if refresh {
                     self.arm_refresh(at, slot);
+                    self.await_notify(slot, order.sent.unwrap_or(at));
                     self.recovered(order.user);
                     // A user that signs off waited for this answer.
                     return self.leave(at, at, order.user, host);
@@ -235,14 +236,15 @@ impl Population {
         }
         // What the document showed may have ended a workflow and with it the dialog's purpose,
         // never the dialog: it is still there.
-        self.dialogs[slot].flags &= !has::REFRESHED;
+        let awaited = self.dialogs[slot].has(has::AWAITS);
+        self.dialogs[slot].flags &= !(has::REFRESHED | has::AWAITS);
         if state.state.eq_ignore_ascii_case(b"terminated") {
             return self.terminated(stamp, slot, state.reason, state.retry_after, host);
         }
         let shorter = self.granted_until(stamp, slot, state.expires);
         if !self.dialogs[slot].has(has::SETTLED) {
             self.settle(stamp, slot, host);
-        } else if shorter && !self.dialogs[slot].has(has::LEAVING) {
+        } else if (shorter || awaited) && !self.dialogs[slot].has(has::LEAVING) {
             self.arm_refresh(stamp, slot);
         }
     }
@@ -359,8 +361,21 @@ impl Population {
         dialog.until = dialog.until.min(asked);
         self.wheel.cancel(&mut dialog.timer);
         if !workflow {
-            let granted = dialog.until.since(at).max(SECOND);
+            let granted = dialog.until.since(at).max(u64::from(LEAST_LIFETIME) * SECOND);
             dialog.timer = self.wheel.insert(at + granted / 1_000 * share, Timer::Dialog(slot));
+        }
+    }
+
+    /// A refresh was granted: its NOTIFY has to come before timer N fires
+    /// (RFC 6665 §4.1.2.2), unless the next refresh comes first.
+    fn await_notify(&mut self, slot: Slot, sent: Time) {
+        let overdue = sent + TIMEOUT;
+        let dialog = &mut self.dialogs[slot];
+        if dialog.has(has::REFRESHED) && self.wheel.due(dialog.timer).is_some_and(|refresh| refresh > overdue)
+        {
+            dialog.flags |= has::AWAITS;
+            self.wheel.cancel(&mut dialog.timer);
+            dialog.timer = self.wheel.insert(overdue, Timer::Dialog(slot));
         }
     }
 
@@ -377,6 +392,11 @@ impl Population {
         if dialog.has(has::SETTLED) {
             if dialog.tx != NONE {
                 return;
+            }
+            if dialog.has(has::AWAITS) {
+                let activity = if own { Activity::SelfSubscribe } else { Activity::Subscribe };
+                self.first_notify_missing(now, owner, self.stage, activity, host);
+                return self.subscription_lost(now, slot, Again::AtOnce, host);
             }
             dialog.flags |= has::REFRESHED;
             dialog.until = Time::NEVER; // the answer says anew
@@ -465,7 +485,7 @@ impl Population {
         if !dialog.has(has::SELF) && dialog.has(has::ACTIVE) {
             self.subscribed -= 1;
         }
-        dialog.flags = (dialog.flags | has::LEAVING) & !(has::ANSWER | has::ACTIVE);
+        dialog.flags = (dialog.flags | has::LEAVING) & !(has::ANSWER | has::ACTIVE | has::AWAITS);
         dialog.stage = stage;
         dialog.intended = due;
         let owner = dialog.owner;

@@ -125,9 +125,9 @@ impl Host for Wire {
             return Redirect::Blocked(address);
         }
         self.open.retain(|_, owner| *owner != user);
-        // A flow to 127.0.0.2 has the number 102, so that transcripts can name it.
+        // The flow of user 1 to 127.0.0.2 has the number 202, so that transcripts can name it.
         let last = address.ip().to_string().rsplit('.').next().and_then(|part| part.parse().ok());
-        let flow = 100 + last.unwrap_or(0);
+        let flow = 100 * (user + 1) + last.unwrap_or(0);
         self.open.insert(flow, user);
         Redirect::To(Opened::Connecting(flow))
     }
@@ -149,6 +149,9 @@ impl Host for Wire {
         *self.counts.entry("retransmit_received".to_owned()).or_default() += u64::from(again);
     }
     fn failed(&mut self, f: &Failure<'_>) {
+        let from = format!("From: <sip:user{:06}@pool.test>", f.user + 1);
+        let request = String::from_utf8_lossy(f.request);
+        assert!(request.is_empty() || request.contains(&from), "the request is another user's: {request}");
         let what = format!("{} {} {}", f.activity.name(), snake(&format!("{:?}", f.class)), f.code);
         let words = format!("{} {}", String::from_utf8_lossy(f.reason), String::from_utf8_lossy(f.diagnosis));
         self.failures.push_back((what, words));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{ASSUMED_WORKFLOW_S, Check, NOTIFY_INTERVAL_S};
-use crate::scenario::quantity::{SECOND_NS, duration_text, rate_text};
+use crate::scenario::quantity::{SECOND_NS, duration_text, rate_text, thousandths_text};
 use crate::scenario::{Arrivals, Kind, Scenario, Scheme};
 
 /// The text of `scenario check`: the scenario in a line, then what it would do.
@@ -30,6 +30,7 @@ impl fmt::Display for Text<'_> {
         self.steps(f)?;
         writeln!(f)?;
         row(f, "users", &format!("{} in {} pairs", check.pairs * 2, check.pairs))?;
+        self.contacts(f)?;
         self.messages(f)?;
         self.pairs(f)?;
         row(f, "sockets", &self.sockets())?;
@@ -91,6 +92,19 @@ impl Text<'_> {
         )
     }
 
+    /// The contact graph in one line.
+    fn contacts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(fan_out) = self.scenario.workload.fan_out else { return Ok(()) };
+        let line = format!(
+            "{} with {} subscribers of each user on average, at most {}; about {} subscriptions",
+            fan_out.distribution,
+            thousandths_text(fan_out.mean_milli),
+            fan_out.max,
+            self.check.subscriptions
+        );
+        row(f, "contacts", &line)
+    }
+
     fn messages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (check, scenario) = (self.check, self.scenario);
         let what = match scenario.workload.kind {
@@ -124,11 +138,18 @@ impl Text<'_> {
                 row(f, "", &format!("{worst} if every notification took the whole deadline of {deadline}"))
             }
             Kind::Held => {
+                // In a pair one publishes, in a graph everybody does.
+                let (what, need, have) = match self.scenario.workload.fan_out {
+                    None => ("pairs", need, have),
+                    Some(_) => {
+                        ("publishers", super::per_second(check.peak_mhz, NOTIFY_INTERVAL_S), check.publishers)
+                    }
+                };
                 let line = format!(
                     "{need} needed at {peak} for one publication each {NOTIFY_INTERVAL_S} s (RFC 3856 section 6.10); \
                      {have} there are, one each {gap}"
                 );
-                row(f, "pairs", &line)
+                row(f, what, &line)
             }
         }
     }
