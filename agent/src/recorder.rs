@@ -67,8 +67,8 @@ impl Cells {
     }
 }
 
-/// The series of latencies: eleven measures in two bases, and the send lag.
-const MEASURES: usize = 11;
+/// The series of latencies: twelve measures in two bases, and the send lag.
+const MEASURES: usize = 12;
 const SERIES: usize = 2 * MEASURES + 1;
 const SEND_LAG: usize = 2 * MEASURES;
 
@@ -89,6 +89,7 @@ fn series_name(series: usize) -> (&'static str, &'static str) {
         "unsubscribe",
         "unregister",
         "workflow",
+        "recovery",
     ][series / 2];
     (metric, if series.is_multiple_of(2) { "scheduled" } else { "sent" })
 }

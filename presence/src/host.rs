@@ -77,6 +77,9 @@ pub enum Measure {
     Unregister,
     /// From the arrival to the notification.
     Workflow,
+    /// Held users: from the loss of a registration, a subscription or the
+    /// connection until the user has all of them again.
+    Recovery,
 }
 
 /// The part of a run that something counts for.

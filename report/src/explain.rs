@@ -25,6 +25,7 @@ entries! {
         "subscribe_to_notify" => "SUBSCRIBE to the first active NOTIFY of the dialog, with or without a body.",
         "publish" => "PUBLISH to the 2xx with an entity tag.",
         "publish_to_notify" => "PUBLISH to the NOTIFY with this or a later marker in the subscriber's dialog. In held runs its scheduled base is open loop.",
+        "recovery" => "Held users: from the loss of connection, registration or a subscription until the user has everything again. p99 is the time until 99 % of those who lost something are back; who never got there ranks above all.",
         "notify_fanout_last" => "PUBLISH to the last of several subscribers that was told.",
         "unsubscribe" => "To the later of 2xx and terminating NOTIFY; every dialog, also those of users with themselves.",
         "unregister" => "REGISTER with Expires 0 to the 2xx.",

@@ -54,6 +54,8 @@ words! {
         Unregister = "unregister",
         /// From the arrival to the notification.
         Workflow = "workflow",
+        /// From the loss of something that a held user had until it has everything again.
+        Recovery = "recovery",
         /// How late the engine itself was: due to sent.
         SendLag = "send_lag",
     }
@@ -109,7 +111,7 @@ impl Metric {
     pub fn limit_s(self, deadline_s: f64) -> Option<f64> {
         match self {
             Metric::PublishToNotify | Metric::NotifyFanoutLast => Some(deadline_s),
-            Metric::SendLag | Metric::Workflow => None,
+            Metric::SendLag | Metric::Workflow | Metric::Recovery => None,
             _ => Some(TRANSACTION_LIMIT_S as f64),
         }
     }

@@ -153,6 +153,7 @@ pub fn text(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdict
             (Metric::Subscribe, Base::Sent),
             (Metric::Publish, Base::Sent),
             (Metric::PublishToNotify, Base::Sent),
+            (Metric::Recovery, Base::Scheduled),
             (Metric::SendLag, Base::None),
         ] {
             if let Some(s) = at(series, last.step, metric, base).filter(|s| s.histogram.count() > 0) {

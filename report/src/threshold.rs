@@ -469,11 +469,14 @@ impl Stat {
     }
 }
 
-/// What is judged when a scenario says nothing: exit 0 means that everything worked.
+/// What is judged when a scenario says nothing: exit 0 means that everything
+/// worked. Held users also have to keep what they have: a pool that drops all
+/// subscriptions and takes them again owes no notification meanwhile.
 #[must_use]
-pub fn defaults() -> Vec<ThresholdRule> {
-    ["missed.ratio == 0%", "failed.ratio == 0%"]
-        .into_iter()
+pub fn defaults(held: bool) -> Vec<ThresholdRule> {
+    let all = ["missed.ratio == 0%", "failed.ratio == 0%", "converged == 100%", "recovery.count == 0"];
+    all.into_iter()
+        .take(if held { all.len() } else { 2 })
         .map(|expr| ThresholdRule { expr: expr.to_owned(), ..ThresholdRule::default() })
         .collect()
 }

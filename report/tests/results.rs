@@ -104,7 +104,7 @@ fn run(sites: &[&str]) -> (Raw, Manifest) {
                 ..AgentInfo::default()
             })
             .collect(),
-        thresholds: threshold::defaults(),
+        thresholds: threshold::defaults(false),
         percentiles: vec![0.5, 0.9, 0.99],
         ..Manifest::default()
     };

@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use adsum_sip::Time;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
@@ -148,7 +150,13 @@ impl UdpPort {
             let fd = if twin { &self.twin } else { &self.connected };
             // Polling keeps the readiness; a read that would block clears it.
             let Some(Ok(mut guard)) = ready(fd) else { continue };
-            match guard.try_io(|fd| receive_one(fd.get_ref(), buffer, &mut self.control)) {
+            let control = &mut self.control;
+            let received = guard.try_io(|fd| match twin {
+                // Of a connected socket the source is known, and asking for it costs.
+                false => receive_one::<()>(fd.get_ref(), buffer, control),
+                true => receive_one::<SockaddrStorage>(fd.get_ref(), buffer, control),
+            });
+            match received {
                 Err(_would_block) => {}
                 Ok(Err(error)) => return Err(error),
                 Ok(Ok((len, from, stamp, dropped))) => {
@@ -237,10 +245,28 @@ fn ready(fd: &AsyncFd<Socket>) -> Option<io::Result<tokio::io::unix::AsyncFdRead
 
 type One = (usize, Option<SocketAddr>, Option<u64>, Option<u32>);
 
-fn receive_one(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> io::Result<One> {
+/// A source address, if the kind of socket has one to give.
+trait Source: SockaddrLike {
+    fn address(&self) -> Option<SocketAddr>;
+}
+
+impl Source for () {
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+impl Source for SockaddrStorage {
+    fn address(&self) -> Option<SocketAddr> {
+        self.as_sockaddr_in()
+            .map(|v4| SocketAddr::from((v4.ip(), v4.port())))
+            .or_else(|| self.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port()))))
+    }
+}
+
+fn receive_one<S: Source>(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> io::Result<One> {
     let mut pieces = [IoSliceMut::new(buffer)];
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut pieces, Some(control), MsgFlags::MSG_DONTWAIT)?;
+    let message = recvmsg::<S>(socket.as_raw_fd(), &mut pieces, Some(control), MsgFlags::MSG_DONTWAIT)?;
     let mut stamp = None;
     let mut dropped = None;
     if let Ok(controls) = message.cmsgs() {
@@ -254,12 +280,7 @@ fn receive_one(socket: &Socket, buffer: &mut [u8], control: &mut [u8]) -> io::Re
             }
         }
     }
-    let from = message.address.and_then(|address| {
-        address
-            .as_sockaddr_in()
-            .map(|v4| SocketAddr::from((v4.ip(), v4.port())))
-            .or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port()))))
-    });
+    let from = message.address.and_then(|address| address.address());
     Ok((message.bytes, from, stamp, dropped))
 }
 

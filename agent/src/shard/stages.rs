@@ -289,6 +289,7 @@ impl Core {
                 let stage = Stage { step: self.plan.last_step, phase: Phase::Hold };
                 if self.start != Time::NEVER {
                     self.population.count_converged(now, stage, &mut self.io);
+                    self.population.give_up_recoveries(now, &mut self.io);
                 }
                 self.state = State::SigningOff { next: 0, last: now };
             }

@@ -253,7 +253,7 @@ fn manifest(setup: &Setup, origin_s: i64) -> Manifest {
         })
         .collect();
     if thresholds.is_empty() {
-        thresholds = adsum_report::threshold::defaults();
+        thresholds = adsum_report::threshold::defaults(s.workload.kind == crate::scenario::Kind::Held);
     }
     Manifest {
         schema_version: adsum_report::manifest::SCHEMA_VERSION,

@@ -43,7 +43,7 @@ use std::rc::Rc;
 
 use crate::accounts::Accounts;
 use crate::contacts::Contacts;
-use crate::host::{Counter, Host, Stage};
+use crate::host::{Counter, Host, Measure, Stage};
 use crate::marker;
 use crate::simple::Messages;
 use crate::slab::{NONE, Slab, Slot};
@@ -168,6 +168,8 @@ pub struct Population {
     moving: BTreeMap<u32, (request::Order, Vec<u8>)>,
     /// Subscriptions that were refused for good: subscriber and publisher.
     refused: BTreeSet<(u32, u32)>,
+    /// Held users that lost something, with when and where it counts, until they have it again.
+    lacking: BTreeMap<u32, (Time, Stage)>,
     /// Where the transaction of a dialog that is gone would be kept.
     nowhere: Slot,
 }
@@ -225,6 +227,7 @@ impl Population {
             unflushed: Vec::new(),
             moving: BTreeMap::new(),
             refused: BTreeSet::new(),
+            lacking: BTreeMap::new(),
             nowhere: NONE,
             config,
             accounts,
@@ -372,6 +375,14 @@ impl Population {
             }
         }
         counts
+    }
+
+    /// Users that lost something and have not got it back, counted as censored
+    /// in `recovery`. To be asked once, when nothing more will come.
+    pub fn give_up_recoveries(&mut self, now: Time, host: &mut impl Host) {
+        for (lost, stage) in std::mem::take(&mut self.lacking).into_values() {
+            host.censored(Measure::Recovery, stage, lost, now);
+        }
     }
 
     /// Counts [`Population::converged`].

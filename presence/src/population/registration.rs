@@ -141,6 +141,9 @@ impl Population {
 
     /// What was bound to a flow is gone with it: requests, registration, subscriptions.
     pub(super) fn unbind(&mut self, now: Time, user: u32, host: &mut impl Host) {
+        if self.users[user as usize].is(is::REGISTERED) {
+            self.lacks(now, user);
+        }
         self.abandon(now, user, host);
         self.unregistered(user);
         let leaving = self.users[user as usize].is(is::LEAVING);
@@ -333,6 +336,7 @@ impl Population {
         host: &mut impl Host,
     ) {
         if refresh {
+            self.lacks(at, user);
             self.unregistered(user);
         }
         if self.is_workflow() {

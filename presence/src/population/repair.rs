@@ -7,9 +7,9 @@
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
-use super::state::is;
+use super::state::{has, is};
 use super::{Population, Timer};
-use crate::host::{Counter, Host};
+use crate::host::{Counter, Host, Measure, Sample};
 use crate::slab::NONE;
 use crate::wheel::TimerId;
 
@@ -45,6 +45,35 @@ impl Population {
         if waiting.is_none_or(|before| before < when) {
             self.wheel.cancel(&mut held.repair_timer);
             held.repair_timer = self.wheel.insert(when, Timer::Repair(user));
+        }
+    }
+
+    /// A held user lost something that it had.
+    pub(super) fn lacks(&mut self, at: Time, user: u32) {
+        if !self.is_workflow() && !self.users[user as usize].is(is::LEAVING | is::GONE) {
+            self.lacking.entry(user).or_insert((at, self.stage));
+        }
+    }
+
+    /// Ends the recovery of a user that has everything again.
+    pub(super) fn has_all_again(&mut self, at: Time, user: u32, host: &mut impl Host) {
+        let Some((lost, stage)) = self.lacking.get(&user).copied() else { return };
+        let held = &self.users[user as usize];
+        if !held.is(is::REGISTERED) || !held.is(is::SELF_SUBSCRIBED | is::OWN_REFUSED) {
+            return;
+        }
+        let mut stand = 0;
+        let mut slot = held.watches;
+        while let Some(dialog) = self.dialogs.get(slot) {
+            stand += usize::from(dialog.has(has::ACTIVE) && dialog.has(has::ANSWER));
+            slot = dialog.next_watch;
+        }
+        let wanted = if held.is(is::WATCHES) { self.contacts.of(user).len() } else { 0 };
+        let refused = self.refused.range((user, 0)..=(user, u32::MAX)).count();
+        if stand + refused >= wanted {
+            self.lacking.remove(&user);
+            let sample = Sample { measure: Measure::Recovery, stage, intended: lost, sent: lost, ended: at };
+            host.sample(&sample);
         }
     }
 
@@ -108,6 +137,9 @@ impl Population {
                     self.begin_subscription(at, user, publisher, at, stage, host);
                 }
             }
+        }
+        if !lacking {
+            self.has_all_again(at, user, host);
         }
         if !lacking && !self.users[user as usize].is(is::WATCHES) && own == NONE {
             // A registration is all it has; a subscription has to stand first.

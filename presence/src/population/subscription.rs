@@ -451,6 +451,7 @@ impl Population {
         let dialog = &self.dialogs[slot];
         let (owner, publisher, began) = (dialog.owner, dialog.publisher, dialog.sent);
         host.count(self.stage, Counter::SubscriptionLost, at, 1);
+        self.lacks(at, owner);
         self.drop_dialog(slot);
         if self.is_workflow() {
             return self.activity_failed(at, owner, false, host);

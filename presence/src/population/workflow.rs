@@ -126,7 +126,7 @@ impl Population {
             return self.leave(at, at, user, host);
         }
         if !self.is_workflow() {
-            return;
+            return self.has_all_again(at, user, host);
         }
         let pair = pair_of(user);
         let state = &mut self.pairs[pair as usize];
