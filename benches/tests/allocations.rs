@@ -116,6 +116,7 @@ fn plan(target: SocketAddr, transport: Transport, shared: bool, second_opinion: 
         offset_ns: 0,
         second_opinion,
         trace: None,
+        realtime: false,
     }
 }
 
