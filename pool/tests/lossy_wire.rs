@@ -319,3 +319,11 @@ proptest! {
         workflows(seed, loss, doubled, PoolConfig { lose_notify: lost, ..PoolConfig::default() });
     }
 }
+
+/// The first NOTIFY of a subscription may come after it was ended again: it settles nothing, and
+/// the wait for the last NOTIFY goes on. Found by the property above.
+#[test]
+fn a_first_notification_after_the_end_does_not_hold_up_the_sign_off() {
+    let pool = PoolConfig { lose_notify: 0.35670333024577267, ..PoolConfig::default() };
+    workflows(298_820, 0.5807269726240959, 0.028473125351316197, pool);
+}

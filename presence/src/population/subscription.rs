@@ -310,7 +310,8 @@ impl Population {
         let dialog = &mut self.dialogs[slot];
         let own = dialog.has(has::SELF);
         let shown = if own { has::NOTIFY } else { has::ACTIVE };
-        if !dialog.has(has::ANSWER) || !dialog.has(shown) || dialog.has(has::SETTLED) {
+        // What signs off already has nothing to settle: its answer and its timer are those of the end.
+        if !dialog.has(has::ANSWER) || !dialog.has(shown) || dialog.has(has::SETTLED | has::LEAVING) {
             return;
         }
         dialog.flags |= has::SETTLED;
