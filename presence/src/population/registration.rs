@@ -185,7 +185,10 @@ impl Population {
                     if !refresh {
                         return self.registered_now(at, &order, host);
                     }
-                    self.recovered(user);
+                    // Not while a subscription comes and goes: that has a back-off of its own to keep.
+                    if !self.users[user as usize].is(is::RETURNING) {
+                        self.recovered(user);
+                    }
                     // A user that signs off waited for this answer.
                     self.leave(at, at, user, host);
                 }
