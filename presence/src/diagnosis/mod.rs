@@ -1,4 +1,11 @@
 //! What went wrong and who can mend it, in words for an administrator.
+//!
+//! What a server says about the cause comes first ([`header`], [`known`]), then
+//! what is known about such an answer.
+
+pub mod codes;
+pub mod header;
+pub mod known;
 
 use std::net::SocketAddr;
 
@@ -21,17 +28,43 @@ pub fn class_of(code: u16) -> Class {
     }
 }
 
-/// Appends what the answer itself says about its cause, else what is known
-/// about such an answer.
-pub fn of_answer(message: &Message<'_>, activity: Activity, out: &mut Vec<u8>) {
-    for id in [HeaderId::MsDiagnostics, HeaderId::MsDiagnosticsPublic, HeaderId::Reason, HeaderId::Warning] {
-        if let Some(value) = message.header(id) {
-            out.extend_from_slice(value);
-            out.extend_from_slice(b" - ");
+/// Who has to act on a final response: a diagnostic that is known tells more than the code.
+#[must_use]
+pub fn class_of_answer(message: &Message<'_>) -> Class {
+    let known = header::of_message(message).and_then(|found| known::known(found.id));
+    known.map_or_else(|| class_of(message.code()), |known| known.class)
+}
+
+/// Appends what the message itself says about its cause: `ErrorCode=…` from its diagnostics, else
+/// its `Reason` (RFC 3326) and `Warning`. What is known about the diagnostic, if it is.
+fn of_headers(message: &Message<'_>, out: &mut Vec<u8>) -> Option<&'static str> {
+    let Some(found) = header::of_message(message) else {
+        for id in [HeaderId::Reason, HeaderId::Warning] {
+            if let Some(value) = message.header(id) {
+                out.extend_from_slice(value);
+                out.extend_from_slice(b" - ");
+            }
         }
-    }
+        return None;
+    };
+    found.write(out);
+    out.extend_from_slice(b" - ");
+    known::known(found.id).map(|known| known.advice)
+}
+
+/// The ErrorId at the beginning of a diagnosis, if a server gave one.
+#[must_use]
+pub fn error_code(diagnosis: &str) -> Option<u32> {
+    let rest = diagnosis.strip_prefix("ErrorCode=")?;
+    rest.split(',').next()?.parse().ok()
+}
+
+/// Appends what the answer itself says about its cause, then what is known
+/// about its diagnostic, or else about such an answer.
+pub fn of_answer(message: &Message<'_>, activity: Activity, out: &mut Vec<u8>) {
+    let known = of_headers(message, out);
     let code = message.code();
-    out.extend_from_slice(advice(code, activity).as_bytes());
+    out.extend_from_slice(known.unwrap_or_else(|| advice(code, activity)).as_bytes());
     let extra = match code {
         300..=399 => Some((" It names ", HeaderId::Contact)),
         420 => Some((" It does not know ", HeaderId::Unsupported)),
@@ -105,6 +138,15 @@ pub fn of_schemes(message: &Message<'_>, out: &mut Vec<u8>) {
     );
 }
 
+/// Appends what a NOTIFY says about the end of its subscription: its diagnostics and what is known
+/// about them, else what `reason` means.
+pub fn of_ended(message: &Message<'_>, reason: &[u8], out: &mut Vec<u8>) {
+    match of_headers(message, out) {
+        Some(known) => out.extend_from_slice(known.as_bytes()),
+        None => out.extend_from_slice(of_termination(reason)),
+    }
+}
+
 /// What the reasons of RFC 6665 §4.1.3 mean to an administrator.
 #[must_use]
 pub fn of_termination(reason: &[u8]) -> &'static [u8] {
@@ -123,4 +165,55 @@ pub fn of_termination(reason: &[u8]) -> &'static [u8] {
 pub fn network_of(address: SocketAddr) -> String {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     format!("{}/{bits}", address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use adsum_sip::Scanner;
+
+    fn answer(code: &str, headers: &str) -> (String, Class) {
+        let raw = format!("SIP/2.0 {code}\r\nCSeq: 1 REGISTER\r\n{headers}Content-Length: 0\r\n\r\n");
+        let mut scanner = Scanner::new();
+        let message = scanner.scan(raw.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        of_answer(&message, Activity::Register, &mut out);
+        (String::from_utf8(out).unwrap(), class_of_answer(&message))
+    }
+
+    #[test]
+    fn a_known_diagnostic_says_what_to_do_and_who_has_to_do_it() {
+        let line =
+            "ms-diagnostics: 1008;reason=\"Unable to resolve DNS SRV record\";source=\"edge.test\"\r\n";
+        let (text, class) = answer("404 Not Found", line);
+        assert!(
+            text.starts_with("ErrorCode=1008,Source=edge.test,Reason=Unable to resolve DNS SRV record - "),
+            "{text}"
+        );
+        assert!(text.contains("mend its DNS (SRV)"), "{text}");
+        // The code alone would have blamed the account.
+        assert_eq!((class, class_of(404)), (Class::Pool, Class::Configuration));
+        assert_eq!(error_code(&text), Some(1008));
+    }
+
+    #[test]
+    fn an_unknown_diagnostic_passes_as_a_number_and_the_code_says_what_to_do() {
+        let (text, class) = answer("503 Service Unavailable", "ms-diagnostics: 61234;reason=\"Odd\"\r\n");
+        assert_eq!(text, "ErrorCode=61234,Source=,Reason=Odd - The pool is overloaded or out of service.");
+        assert_eq!(class, Class::Pool);
+    }
+
+    #[test]
+    fn without_diagnostics_reason_and_warning_are_shown() {
+        let headers =
+            "Warning: 399 pool.test \"no presence rule\"\r\nReason: SIP;cause=403;text=\"Denied\"\r\n";
+        let (text, class) = answer("403 Forbidden", headers);
+        assert!(
+            text.starts_with(
+                "SIP;cause=403;text=\"Denied\" - 399 pool.test \"no presence rule\" - The registrar refuses"
+            ),
+            "{text}"
+        );
+        assert_eq!((class, error_code(&text)), (Class::Configuration, None));
+    }
 }
