@@ -37,9 +37,9 @@ pub enum Command {
         #[command(subcommand)]
         command: Certs,
     },
-    /// What a metric, counter, reason or exit code means
+    /// What a code, metric, counter, reason or exit code means, who has to act, and what to do
     Explain {
-        /// The word; without one, all of them
+        /// A word or number: 4005, sip:503, timeout:notify, publish_to_notify, 12; without one, all of them
         word: Option<String>,
     },
     /// What this host can do as a load generator, and what would make it fitter

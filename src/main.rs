@@ -2,6 +2,7 @@
 
 mod check;
 mod cli;
+mod explain;
 mod fleet;
 mod pool;
 mod run;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Command::Pool(args) => pool::pool(&args),
         Command::Scenario { command } => small::scenario(&command),
         Command::Certs { command } => small::certs(&command),
-        Command::Explain { word } => small::explain(word.as_deref()),
+        Command::Explain { word } => explain::explain(word.as_deref()),
         Command::Selftest(args) => selftest::selftest(&args),
         Command::Completions { shell } => small::completions(shell),
         Command::Man => small::man(),

@@ -77,6 +77,8 @@ pub struct Answer {
     pub code: String,
     /// The activity that failed; empty on success.
     pub activity: String,
+    /// The user it failed for, where it is known.
+    pub account: String,
     /// What the pool calls itself.
     pub server: String,
     /// Remarks about signing off.
@@ -204,6 +206,7 @@ impl Seen {
         answer.diagnosis = failure.diagnosis;
         answer.code = failure.code;
         answer.activity = failure.activity.name().to_owned();
+        answer.account = failure.who;
     }
 }
 
