@@ -79,6 +79,8 @@ pub struct Answer {
     pub activity: String,
     /// The user it failed for, where it is known.
     pub account: String,
+    /// Users whose credentials were refused: nobody should try them again.
+    pub rejected: Vec<String>,
     /// What the pool calls itself.
     pub server: String,
     /// Remarks about signing off.
@@ -144,6 +146,7 @@ pub fn run(check: &Check, mut tell: impl FnMut(Step)) -> Answer {
         seen.note(user, what, &mut tell);
     }
     answer.elapsed = began.elapsed();
+    answer.rejected = seen.rejected([&check.publisher, &check.subscriber]);
     seen.conclude(&mut answer);
     answer
 }
@@ -176,6 +179,24 @@ impl Seen {
                 tell(Step::Completed(publisher, activity, ended.since(began) as f64 / 1e9));
             }
         }
+    }
+
+    /// Whose credentials were refused. Registrars say it with a 403, too.
+    fn rejected(&self, users: [&Row; 2]) -> Vec<String> {
+        let refused = |row: &&FailureRow| {
+            row.code == "auth:rejected" || row.code == "sip:403" && row.activity == Activity::Register
+        };
+        let mut rejected = Vec::new();
+        for row in self.failure.iter().chain(&self.failures).filter(refused) {
+            // Failures of a kind are added up, and the row names the first of them.
+            if row.count > 1 {
+                return users.map(|user| String::from_utf8_lossy(&user.uri).into_owned()).to_vec();
+            }
+            rejected.push(row.who.clone());
+        }
+        rejected.sort();
+        rejected.dedup();
+        rejected
     }
 
     fn conclude(mut self, answer: &mut Answer) {

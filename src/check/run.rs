@@ -142,13 +142,9 @@ impl<'j> Queue<'j> {
     fn done(&self, number: usize, answer: &Answer) {
         let mut state = self.lock();
         state.running.retain(|running| *running != number);
-        // Registrars say it with a 403, too.
-        let refused =
-            answer.code == "auth:rejected" || answer.code == "sip:403" && answer.activity == "register";
-        if refused && !answer.account.is_empty() {
-            let job = &self.jobs[number];
-            let by = state.refused.entry(answer.account.to_ascii_lowercase().into_bytes());
-            by.or_insert_with(|| job.name.clone());
+        for account in &answer.rejected {
+            let by = state.refused.entry(account.to_ascii_lowercase().into_bytes());
+            by.or_insert_with(|| self.jobs[number].name.clone());
         }
         self.changed.notify_all();
     }

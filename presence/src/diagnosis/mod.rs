@@ -197,6 +197,30 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_subscription_says_why_in_the_same_form() {
+        let ended = |headers: &str, body: &str| {
+            let raw = format!(
+                "NOTIFY sip:a@h SIP/2.0\r\nCSeq: 2 NOTIFY\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut scanner = Scanner::new();
+            let message = scanner.scan(raw.as_bytes()).unwrap();
+            let mut out = Vec::new();
+            of_ended(&message, b"noresource", &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(ended("", "").as_bytes(), of_termination(b"noresource"));
+        let event = "Content-Type: text/registration-event\r\n";
+        let body = "deregistered;event=rejected\r\nms-diagnostics-public: 4141;reason=\"User disabled\"\r\n";
+        let text = ended(event, body);
+        assert!(
+            text.starts_with("ErrorCode=4141,Source=,Reason=User disabled - Somebody disabled"),
+            "{text}"
+        );
+        assert_eq!(ended("ms-diagnostics-public: 4141;reason=\"User disabled\"\r\n", ""), text);
+    }
+
+    #[test]
     fn an_unknown_diagnostic_passes_as_a_number_and_the_code_says_what_to_do() {
         let (text, class) = answer("503 Service Unavailable", "ms-diagnostics: 61234;reason=\"Odd\"\r\n");
         assert_eq!(text, "ErrorCode=61234,Source=,Reason=Odd - The pool is overloaded or out of service.");
