@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use adsum_presence::accounts::{Accounts, Row};
 use adsum_presence::host::{Activity, Progress};
-use adsum_presence::population::{Config, Kind, Transport};
+use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_sip::ids::{LIMIT_30, Namespace, mix};
 
 use crate::failures::FailureRow;
@@ -244,6 +244,7 @@ fn plan(check: &Check) -> ShardPlan {
             expires: 600,
             publish_expires: PUBLISH_EXPIRES,
             deadline: u64::try_from(check.timeout.as_nanos()).unwrap_or(u64::MAX),
+            dialect: Dialect::Simple,
         },
         accounts: Accounts::Rows {
             rows: vec![check.publisher.clone(), check.subscriber.clone()],

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use adsum_presence::accounts::{Accounts, Pattern, PatternError, Row};
 use adsum_presence::host::Stage;
-use adsum_presence::population::{Config, Kind, Transport};
+use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_proto::v1;
 use adsum_sip::ids::{Namespace, mix};
 use tokio::sync::mpsc;
@@ -401,6 +401,7 @@ fn shard_plan(
             expires: workload.expires_s,
             publish_expires: workload.expires_s,
             deadline: workload.deadline_ns,
+            dialect: Dialect::Simple,
         },
         accounts: accounts(plan, users, pairs)?,
         fan_out: workload.fan_out.as_ref().map(fan_out).transpose()?,

@@ -150,6 +150,7 @@ fn counter_name(counter: Counter) -> (&'static str, &'static str) {
         Counter::Malformed => ("malformed", ""),
         Counter::AlreadyGone => ("already_gone", ""),
         Counter::AuthMismatch => ("auth_mismatch", ""),
+        Counter::VersionConflict => ("version_conflict", ""),
     }
 }
 
@@ -191,6 +192,7 @@ const COUNTERS: [Counter; Counter::COUNT] = [
     Counter::Malformed,
     Counter::AlreadyGone,
     Counter::AuthMismatch,
+    Counter::VersionConflict,
 ];
 
 /// Counts of messages: direction, again or not, method, code.

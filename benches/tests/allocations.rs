@@ -18,7 +18,7 @@ use adsum_agent::pace::{Arrivals, Step};
 use adsum_agent::shard::{self, Event, ShardPlan};
 use adsum_pool::{Pool, PoolConfig};
 use adsum_presence::accounts::{Accounts, Pattern};
-use adsum_presence::population::{Config, Kind, Transport};
+use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_sip::ids::Namespace;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -89,6 +89,7 @@ fn plan(target: SocketAddr, transport: Transport, shared: bool, second_opinion: 
             expires: 3_600,
             publish_expires: 3_600,
             deadline: 25_000_000_000,
+            dialect: Dialect::Simple,
         },
         accounts: Accounts::Pattern {
             uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),

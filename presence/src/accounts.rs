@@ -78,6 +78,24 @@ impl Pattern {
         Ok(Pattern(pieces))
     }
 
+    /// True if this is the text for user `n`, in any case of letters.
+    #[must_use]
+    pub fn is_of(&self, n: u64, text: &[u8]) -> bool {
+        let mut rest = text;
+        let mut digits = [0; 20];
+        for piece in &self.0 {
+            let expected = match piece {
+                Piece::Text(text) => text,
+                Piece::Number { width } => digits_of(n, *width, &mut digits),
+            };
+            match rest.split_at_checked(expected.len()) {
+                Some((head, tail)) if head.eq_ignore_ascii_case(expected) => rest = tail,
+                _ => return false,
+            }
+        }
+        rest.is_empty()
+    }
+
     /// Appends the text for user `n`.
     pub fn write(&self, n: u64, out: &mut Vec<u8>) {
         for piece in &self.0 {
@@ -90,18 +108,19 @@ impl Pattern {
 }
 
 /// Appends `n` in decimal, with zeros up to `width`.
-pub fn write_number(mut n: u64, width: usize, out: &mut Vec<u8>) {
-    let mut digits = [0u8; 20];
+pub fn write_number(n: u64, width: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(digits_of(n, width, &mut [0; 20]));
+}
+
+/// The digits of `n`, with zeros up to `width`, which is at most 20.
+fn digits_of(mut n: u64, width: usize, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
-    while n > 0 || at == digits.len() {
+    while n > 0 || at == digits.len() || digits.len() - at < width && at > 0 {
         at -= 1;
         digits[at] = b'0' + (n % 10) as u8;
         n /= 10;
     }
-    for _ in digits.len() - at..width {
-        out.push(b'0');
-    }
-    out.extend_from_slice(&digits[at..]);
+    &digits[at..]
 }
 
 /// The users of a shard.
@@ -154,6 +173,17 @@ impl Accounts {
     pub fn number(&self, user: u32) -> u32 {
         let pair = self.pairs().get(user as usize / 2).copied().unwrap_or(0);
         pair * 2 + 1 + (user & 1)
+    }
+
+    /// True if this is the address of record of a user, in any case of letters. Nothing is written for it.
+    #[must_use]
+    pub fn is_uri_of(&self, user: u32, aor: &[u8]) -> bool {
+        match self {
+            Accounts::Pattern { uri, .. } => uri.is_of(u64::from(self.number(user)), aor),
+            Accounts::Rows { rows, .. } => {
+                rows.get(user as usize).is_some_and(|row| row.uri.eq_ignore_ascii_case(aor))
+            }
+        }
     }
 
     /// Appends the address of record.
@@ -220,6 +250,12 @@ mod tests {
         let mut out = Vec::new();
         Pattern::parse("sip:user{n:06}@pool{n}.test").unwrap().write(42, &mut out);
         assert_eq!(out, b"sip:user000042@pool42.test");
+        let pattern = Pattern::parse("sip:user{n:06}@pool{n}.test").unwrap();
+        assert!(pattern.is_of(42, b"SIP:user000042@pool42.test"));
+        for other in ["sip:user000042@pool43.test", "sip:user42@pool42.test", "sip:user000042@pool42.tes", ""]
+        {
+            assert!(!pattern.is_of(42, other.as_bytes()), "{other}");
+        }
         for wrong in ["{m}", "{n", "n}", "{n:6}", "{n:0x}"] {
             assert!(Pattern::parse(wrong).is_err(), "{wrong}");
         }

@@ -59,7 +59,7 @@ pub enum Measure {
     Connect,
     /// Until the 2xx with our Contact.
     Register,
-    /// Until the later of 2xx and first NOTIFY.
+    /// Until the later of 2xx and first NOTIFY, which `lync` may send in the 2xx.
     SelfSubscribe,
     /// Until the 2xx.
     Subscribe,
@@ -165,13 +165,15 @@ pub enum Counter {
     Malformed,
     /// A log-off step that found nothing left to do (412, 481).
     AlreadyGone,
-    /// An answer whose proof of the server's identity (`rspauth`) was wrong.
+    /// A message whose proof of the server's identity (`rspauth`) was wrong.
     AuthMismatch,
+    /// `lync`: a publication that named another version than the server held (409).
+    VersionConflict,
 }
 
 impl Counter {
     /// How many there are.
-    pub const COUNT: usize = Counter::AuthMismatch as usize + 1;
+    pub const COUNT: usize = Counter::VersionConflict as usize + 1;
 }
 
 /// Methods that are told apart in counters.
@@ -182,13 +184,22 @@ pub enum Method {
     Subscribe,
     Publish,
     Notify,
+    Service,
+    Benotify,
     Other,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Method; 5] =
-        [Method::Register, Method::Subscribe, Method::Publish, Method::Notify, Method::Other];
+    pub const ALL: [Method; 7] = [
+        Method::Register,
+        Method::Subscribe,
+        Method::Publish,
+        Method::Notify,
+        Method::Service,
+        Method::Benotify,
+        Method::Other,
+    ];
 
     /// The word on the wire; `OTHER` for the rest.
     #[must_use]
@@ -198,6 +209,8 @@ impl Method {
             Method::Subscribe => "SUBSCRIBE",
             Method::Publish => "PUBLISH",
             Method::Notify => "NOTIFY",
+            Method::Service => "SERVICE",
+            Method::Benotify => "BENOTIFY",
             Method::Other => "OTHER",
         }
     }
@@ -211,6 +224,8 @@ impl Method {
             b"SUBSCRIBE" => Method::Subscribe,
             b"PUBLISH" => Method::Publish,
             b"NOTIFY" => Method::Notify,
+            b"SERVICE" => Method::Service,
+            b"BENOTIFY" => Method::Benotify,
             _ => Method::Other,
         }
     }

@@ -15,6 +15,7 @@
 //! | [`contacts`] | who watches whom |
 //! | [`diagnosis`] | failures in words for an administrator |
 //! | [`simple`] | the messages of the `simple` dialect (RFC 3856, 3903, 6665) |
+//! | [`lync`] | messages and documents of the `lync` dialect |
 //! | [`marker`] | the token by which a NOTIFY is recognised |
 //! | [`pidf`] | presence documents (RFC 3863) |
 //! | [`slab`], [`wheel`] | storage: slots with generations, timers |
@@ -23,6 +24,7 @@ pub mod accounts;
 pub mod contacts;
 pub mod diagnosis;
 pub mod host;
+pub mod lync;
 pub mod marker;
 pub mod pidf;
 pub mod population;
@@ -34,4 +36,4 @@ pub use accounts::Accounts;
 pub use contacts::Contacts;
 pub use host::Host;
 pub use marker::Marker;
-pub use population::{Config, Population};
+pub use population::{Config, Dialect, Population};

@@ -66,12 +66,19 @@ impl Finder {
     /// hold several publications of one user, and the newest one counts.
     #[must_use]
     pub fn latest(&self, body: &[u8], run: u32, publisher: u32) -> Option<u32> {
-        self.0
-            .find_iter(body)
-            .filter_map(|at| Marker::read(&body[at..]))
-            .filter(|m| m.run == run && m.publisher == publisher)
-            .map(|m| m.sequence)
-            .max()
+        let mut latest = None;
+        self.each(body, run, |number, sequence| {
+            if number == publisher {
+                latest = latest.max(Some(sequence));
+            }
+        });
+        latest
+    }
+
+    /// Hands over publisher and sequence of each marker of a run in `body`.
+    pub fn each(&self, body: &[u8], run: u32, mut found: impl FnMut(u32, u32)) {
+        let markers = self.0.find_iter(body).filter_map(|at| Marker::read(&body[at..]));
+        markers.filter(|marker| marker.run == run).for_each(|m| found(m.publisher, m.sequence));
     }
 }
 

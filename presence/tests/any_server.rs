@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use adsum_presence::accounts::{Accounts, Pattern};
 use adsum_presence::host::{Class, FlowError, FlowEvent, Hop, Origin, Phase, Stage};
-use adsum_presence::population::{Config, Kind, Population, Transport};
+use adsum_presence::population::{Config, Dialect, Kind, Population, Transport};
 use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::{Scanner, Time};
 use proptest::prelude::*;
@@ -72,6 +72,7 @@ impl Server {
             expires: 600,
             publish_expires: 600,
             deadline: 25 * SECOND,
+            dialect: Dialect::Simple,
         };
         let accounts = Accounts::Pattern {
             uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),

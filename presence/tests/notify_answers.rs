@@ -11,7 +11,7 @@ use adsum_presence::accounts::{Accounts, Pattern};
 use adsum_presence::host::{
     Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Phase, Sample, Sent, Stage,
 };
-use adsum_presence::population::{Config, Kind, Population, Transport};
+use adsum_presence::population::{Config, Dialect, Kind, Population, Transport};
 use adsum_sip::client::{self, ClientTransaction, OnResponse, OnTimer};
 use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::server::{Key, OnAnswer, OnRequest, ServerTransaction};
@@ -257,6 +257,7 @@ impl World {
             expires: 900,
             publish_expires: 900,
             deadline: 25 * SECOND,
+            dialect: Dialect::Simple,
         };
         let accounts = Accounts::Pattern {
             uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),

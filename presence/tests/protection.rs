@@ -8,7 +8,7 @@ use adsum_presence::accounts::{Accounts, Pattern};
 use adsum_presence::host::{
     Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Sample, Sent, Stage,
 };
-use adsum_presence::population::{Config, Kind, Population, Transport};
+use adsum_presence::population::{Config, Dialect, Kind, Population, Transport};
 use adsum_sip::digest::{Authorization, Secret};
 use adsum_sip::ids::Namespace;
 use adsum_sip::{HeaderId, Message, Scanner, Time};
@@ -73,6 +73,7 @@ impl World {
             expires: 600,
             publish_expires: 600,
             deadline: 25 * SECOND,
+            dialect: Dialect::Simple,
         };
         let accounts = Accounts::Pattern {
             uri: Pattern::parse("sip:user{n}@pool.test").unwrap(),

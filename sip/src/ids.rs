@@ -159,6 +159,12 @@ pub fn write(out: &mut Vec<u8>, value: u32, width: u32) {
     }
 }
 
+/// The digit for the lowest five bits.
+#[must_use]
+pub fn digit(value: u32) -> u8 {
+    DIGITS[(value & 31) as usize]
+}
+
 /// Reads up to six digits; `None` if one is not of the alphabet.
 #[inline]
 #[must_use]

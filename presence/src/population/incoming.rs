@@ -2,6 +2,7 @@
 //! dialog by Call-ID, and everything is answered before it is thought about.
 
 use adsum_sip::ids::{self, CallKind, CallRef, LIMIT_30, mix};
+use adsum_sip::protection::{Incoming, Outgoing, Protection as _, Reading};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, Start, value};
 
@@ -43,14 +44,22 @@ impl Population {
                 let method = Method::of(method);
                 match (method, message.method()) {
                     (Method::Notify, _) => self.notify(now, stamp, flow, origin, message, host),
+                    (Method::Benotify, _) if self.is_lync() => {
+                        self.benotify(now, stamp, flow, message, host);
+                    }
                     (_, b"ACK") => host.message_received(Method::Other, 0, false),
                     (_, b"OPTIONS") => {
                         host.message_received(Method::Other, 0, false);
-                        self.reply(flow, origin, message, 200, b"", host);
+                        self.reply(flow, origin, message, 200, b"", None, host);
                     }
                     _ => {
                         host.message_received(method, 0, false);
-                        self.reply(flow, origin, message, 405, b"Allow: NOTIFY, OPTIONS\r\n", host);
+                        let allow: &[u8] = if self.is_lync() {
+                            b"Allow: NOTIFY, BENOTIFY, OPTIONS\r\n"
+                        } else {
+                            b"Allow: NOTIFY, OPTIONS\r\n"
+                        };
+                        self.reply(flow, origin, message, 405, allow, None, host);
                     }
                 }
             }
@@ -70,18 +79,27 @@ impl Population {
         // the same again, even if newer NOTIFYs came since or the dialog has ended.
         let branch = hash(self.config.namespace.key, message.branch().unwrap_or(b""));
         let transaction = self.notify_transaction(branch, message);
+        let found = self.dialog_of(message);
+        let owner = found.map(|(slot, _)| self.dialogs[slot].owner);
         if let Some(status) = self.answers.find(transaction) {
             host.message_received(Method::Notify, 0, true);
-            return self.reply(flow, origin, message, status, extra_of(status), host);
+            return self.reply(flow, origin, message, status, extra_of(status), owner, host);
         }
-        let found = self.dialog_of(message);
+        if let Some(owner) = owner
+            && !self.is_genuine(now, owner, message, host)
+        {
+            return host.message_received(Method::Notify, 0, false);
+        }
         let Some((slot, cseq)) = found else {
             host.message_received(Method::Notify, 0, false);
+            if self.is_lync() && self.registration_notify(now, flow, origin, message, host) {
+                return self.answers.keep(transaction, 200);
+            }
             host.count(self.stage, Counter::Unmatched, now, 1);
             if self.was_ours(message) {
                 self.answers.keep(transaction, 481);
             }
-            return self.reply(flow, origin, message, 481, b"", host);
+            return self.reply(flow, origin, message, 481, b"", None, host);
         };
         let dialog = &mut self.dialogs[slot];
         let from_tag = message.from_tag().unwrap_or(b"");
@@ -91,7 +109,7 @@ impl Population {
                 host.message_received(Method::Notify, 0, false);
                 host.count(self.stage, Counter::Unmatched, now, 1);
                 self.answers.keep(transaction, 481);
-                return self.reply(flow, origin, message, 481, b"", host);
+                return self.reply(flow, origin, message, 481, b"", owner, host);
             }
             if cseq == dialog.remote_cseq {
                 let (status, same) = (dialog.remote_status, dialog.remote_branch == branch as u32);
@@ -100,36 +118,34 @@ impl Population {
                     host.count(self.stage, Counter::Duplicate, now, 1);
                 }
                 self.answers.keep(transaction, status);
-                return self.reply(flow, origin, message, status, extra_of(status), host);
+                return self.reply(flow, origin, message, status, extra_of(status), owner, host);
             }
             if cseq < dialog.remote_cseq {
                 host.message_received(Method::Notify, 0, false);
                 host.count(self.stage, Counter::ReorderedCseq, now, 1);
                 self.answers.keep(transaction, 500);
-                return self.reply(flow, origin, message, 500, b"", host);
+                return self.reply(flow, origin, message, 500, b"", owner, host);
             }
         }
         host.message_received(Method::Notify, 0, false);
-        let event = message.header(HeaderId::Event).unwrap_or(b"");
-        let package = value::trim(event.split(|b| *b == b';').next().unwrap_or(b""));
-        let status = if package.eq_ignore_ascii_case(b"presence") { 200 } else { 489 };
+        let status = if self.is_expected(slot, message) { 200 } else { 489 };
         let dialog = &mut self.dialogs[slot];
         dialog.remote_cseq = cseq;
         dialog.remote_branch = branch as u32;
         dialog.remote_status = status;
         self.answers.keep(transaction, status);
         if status != 200 {
-            return self.reply(flow, origin, message, status, extra_of(status), host);
+            return self.reply(flow, origin, message, status, extra_of(status), owner, host);
         }
         dialog.remote_tag.clear();
         dialog.remote_tag.extend_from_slice(from_tag);
-        self.reply(flow, origin, message, 200, b"", host);
+        self.reply(flow, origin, message, 200, b"", owner, host);
         self.refresh_target(slot, flow, message, host);
         self.notified(now, stamp, slot, message, host);
     }
 
     /// The dialog that a NOTIFY names by Call-ID and our tag, and its CSeq.
-    fn dialog_of(&self, message: &Message<'_>) -> Option<(Slot, u32)> {
+    pub(super) fn dialog_of(&self, message: &Message<'_>) -> Option<(Slot, u32)> {
         let call = self.config.namespace.read_call_id(message.call_id())?;
         if call.kind != CallKind::Dialog || self.dialogs.get(call.slot).is_none() {
             return None;
@@ -142,7 +158,7 @@ impl Population {
     }
 
     /// True if it names a dialog of ours, of whatever generation, and knows our tag.
-    fn was_ours(&self, message: &Message<'_>) -> bool {
+    pub(super) fn was_ours(&self, message: &Message<'_>) -> bool {
         let call = self.config.namespace.read_call_id(message.call_id());
         call.is_some_and(|call| {
             call.kind == CallKind::Dialog && message.to_tag() == Some(&self.tag_of(call)[..])
@@ -159,7 +175,48 @@ impl Population {
         self.config.namespace.tag(call)
     }
 
-    /// Answers a request with what RFC 3261 §8.2.6.2 copies from it.
+    /// Checks who sent a notification. `false` if it is to be treated as if it had never come.
+    pub(super) fn is_genuine(
+        &mut self,
+        now: Time,
+        user: u32,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) -> bool {
+        let incoming = Incoming { message, request: b"" };
+        let auth = &mut self.users[user as usize].auth;
+        let reading = self.protection.read(auth, &*self.accounts, user, &incoming);
+        if reading == Reading::Refused {
+            host.count(self.stage, Counter::AuthMismatch, now, 1);
+        }
+        !self.is_dropped(reading)
+    }
+
+    /// What the server says of a registration of ours: `false` if it says no such thing.
+    fn registration_notify(
+        &mut self,
+        now: Time,
+        flow: Flow,
+        origin: Origin,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) -> bool {
+        let event = message.header(HeaderId::Event).unwrap_or(b"");
+        let package = value::trim(event.split(|b| *b == b';').next().unwrap_or(b""));
+        if !package.eq_ignore_ascii_case(b"registration-notify") {
+            return false;
+        }
+        let Some(user) = self.registrant(flow, message) else { return false };
+        if self.is_genuine(now, user, message, host) {
+            self.reply(flow, origin, message, 200, b"", Some(user), host);
+            self.registration_event(now, user, message, host);
+        }
+        true
+    }
+
+    /// Answers a request with what RFC 3261 §8.2.6.2 copies from it, protected if it is known whose
+    /// answer it is.
+    #[allow(clippy::too_many_arguments, reason = "each is of another kind, and one line calls it")]
     fn reply(
         &mut self,
         flow: Flow,
@@ -167,13 +224,44 @@ impl Population {
         message: &Message<'_>,
         code: u16,
         extra: &[u8],
+        user: Option<u32>,
         host: &mut impl Host,
     ) {
         let out = &mut self.scratch.reply;
+        let lines = &mut self.scratch.protection;
         out.clear();
-        write_reply(out, message, code, extra, origin, self.config.namespace.key);
-        host.reply(flow, origin, out);
+        lines.clear();
+        let key = self.config.namespace.key;
+        write_reply(out, message, code, extra, origin, key);
+        if let Some(user) = user {
+            let address = |id| message.header(id).and_then(value::name_addr).map_or(&b""[..], |a| a.uri);
+            let made = tag_for(key, message.call_id());
+            let (cseq, method) = message.cseq().unwrap_or((0, message.method()));
+            let outgoing = Outgoing {
+                code,
+                method,
+                uri: b"",
+                call_id: message.call_id(),
+                cseq,
+                from_uri: address(HeaderId::From),
+                from_tag: message.from_tag().unwrap_or(b""),
+                to_uri: address(HeaderId::To),
+                to_tag: message.to_tag().unwrap_or(&made),
+                expires: None,
+                body: b"",
+            };
+            let auth = &mut self.users[user as usize].auth;
+            self.protection.write(auth, &*self.accounts, user, &outgoing, lines);
+            // Before the one line that ends every answer of ours.
+            let at = out.len() - END.len();
+            out.extend_from_slice(lines);
+            out[at..].rotate_right(lines.len());
+        }
+        let sent = host.reply(flow, origin, out);
         host.message_sent(Method::of(message.method()), code, false);
+        if let Some(user) = user {
+            self.wrote(user, sent.at());
+        }
     }
 }
 
@@ -206,9 +294,7 @@ fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8]
         // RFC 3261 §8.2.6.2: every answer has a tag, and the same request the same one.
         out.truncate(out.len() - 2);
         out.extend_from_slice(b";tag=");
-        let tag = hash(key, message.call_id());
-        ids::write(out, tag as u32, 6);
-        ids::write(out, (tag >> 32) as u32, 2);
+        out.extend_from_slice(&tag_for(key, message.call_id()));
         out.extend_from_slice(b"\r\n");
     }
     let mut copy = |name: &[u8], id: HeaderId| {
@@ -219,7 +305,16 @@ fn write_reply(out: &mut Vec<u8>, message: &Message<'_>, code: u16, extra: &[u8]
     copy(b"Call-ID: ", HeaderId::CallId);
     copy(b"CSeq: ", HeaderId::CSeq);
     out.extend_from_slice(extra);
-    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+    out.extend_from_slice(END);
+}
+
+/// The end of every answer: none has a body.
+const END: &[u8] = b"Content-Length: 0\r\n\r\n";
+
+/// Our tag in an answer outside of any dialog; the same request gets the same one.
+fn tag_for(key: u64, call_id: &[u8]) -> [u8; ids::TAG_LEN] {
+    let tag = hash(key, call_id);
+    std::array::from_fn(|at| ids::digit((tag >> (5 * at)) as u32))
 }
 
 /// RFC 3581 §4: who asks with `rport` is told port and address it came from.

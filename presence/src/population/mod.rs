@@ -23,9 +23,16 @@
 //! never tried again.
 
 mod incoming;
+mod lync_notify;
+mod lync_publication;
+mod lync_registration;
+mod lync_render;
+mod lync_state;
+mod lync_watch;
 mod publication;
 mod redirect;
 mod registration;
+mod render;
 mod repair;
 mod request;
 mod route;
@@ -44,6 +51,7 @@ use std::rc::Rc;
 use crate::accounts::Accounts;
 use crate::contacts::Contacts;
 use crate::host::{Counter, Host, Measure, Stage};
+use crate::lync::LyncOptions;
 use crate::marker;
 use crate::simple::Messages;
 use crate::slab::{NONE, Slab, Slot};
@@ -92,6 +100,17 @@ pub enum Kind {
     Held,
 }
 
+/// The words that a population speaks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// RFC 3856 with PUBLISH (RFC 3903).
+    #[default]
+    Simple,
+    /// Lync Server 2013: see [`crate::lync`]. `expires` and `publish_expires` are the
+    /// server's choice there, and it does not go over UDP.
+    Lync(LyncOptions),
+}
+
 /// How a population behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -111,6 +130,8 @@ pub struct Config {
     pub publish_expires: u32,
     /// Nanoseconds from the PUBLISH to the end of the wait for its NOTIFY.
     pub deadline: u64,
+    /// The words of all that.
+    pub dialect: Dialect,
 }
 
 /// How many users and exchanges there are, for readiness and the end of a run.
@@ -172,6 +193,8 @@ pub struct Population {
     lacking: BTreeMap<u32, (Time, Stage)>,
     /// Where the transaction of a dialog that is gone would be kept.
     nowhere: Slot,
+    /// What only `lync` keeps; `None` in the other dialect.
+    lync: Option<Box<lync_state::Lync>>,
 }
 
 impl Population {
@@ -208,7 +231,14 @@ impl Population {
         } else {
             Scheme::Digest(Digest::new(config.reuse_nonce, key))
         };
+        let lync = match &config.dialect {
+            Dialect::Simple => None,
+            Dialect::Lync(options) => {
+                Some(lync_state::Lync::new(config.transport, options, &accounts, config.namespace.run)?)
+            }
+        };
         let population = Population {
+            lync,
             protection,
             messages,
             users: std::iter::repeat_with(User::default).take(pairs * 2).collect(),
@@ -281,6 +311,7 @@ impl Population {
                 Timer::Registration(user) => self.registration_timer(now, user, host),
                 Timer::Repair(user) => self.repair_timer(now, user, host),
                 Timer::Document(user) => self.document_timer(now, user, host),
+                Timer::KeepAlive(user) => self.keep_alive_timer(now, user, host),
             }
         }
     }
@@ -371,7 +402,8 @@ impl Population {
     #[must_use]
     pub fn converged(&self) -> (u64, u64) {
         let mut counts = (0, 0);
-        for (_, dialog) in self.dialogs.iter().filter(|(_, dialog)| !dialog.has(state::has::SELF)) {
+        let shows = |dialog: &Dialog| !dialog.has(state::has::SELF | state::has::CARRIER);
+        for (_, dialog) in self.dialogs.iter().filter(|(_, dialog)| shows(dialog)) {
             let latest = self.users[dialog.publisher as usize].sequence;
             if dialog.has(state::has::ACTIVE) && dialog.seen == latest {
                 counts.0 += 1;

@@ -163,15 +163,29 @@ impl Population {
 
     /// A NOTIFY with a document reached a subscription.
     pub(super) fn shown(&mut self, now: Time, stamp: Time, dialog: Slot, body: &[u8], host: &mut impl Host) {
+        let number = self.accounts.number(self.dialogs[dialog].publisher);
+        if let Some(shown) = self.finder.latest(body, self.config.namespace.run, number) {
+            self.shown_sequence(now, stamp, dialog, shown, host);
+        }
+    }
+
+    /// A subscription was shown this publication of its publisher.
+    pub(super) fn shown_sequence(
+        &mut self,
+        now: Time,
+        stamp: Time,
+        dialog: Slot,
+        shown: u32,
+        host: &mut impl Host,
+    ) {
         let publisher = self.dialogs[dialog].publisher;
-        let number = self.accounts.number(publisher);
-        let Some(shown) = self.finder.latest(body, self.config.namespace.run, number) else { return };
+        let repeats = self.repeats(dialog);
         let held = &mut self.dialogs[dialog];
         let (owner, seen) = (held.owner, held.seen);
         if shown <= seen {
             if shown < seen {
                 host.count(self.stage, Counter::ReorderedState, now, 1);
-            } else if !held.has(has::REFRESHED | has::LEAVING) {
+            } else if !repeats {
                 host.count(self.stage, Counter::Duplicate, now, 1);
             }
             return;
@@ -284,6 +298,9 @@ impl Population {
         host: &mut impl Host,
     ) {
         let user = order.user;
+        if self.is_lync() {
+            return self.publish_ended_lync(at, order, outcome, host);
+        }
         let etag = match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
                 Some((message.header(HeaderId::SipETag).unwrap_or(b""), message.expires()))
@@ -320,7 +337,7 @@ impl Population {
         self.next_waiting(at, at, user, host);
     }
 
-    fn published(&mut self, at: Time, order: &Order, host: &mut impl Host) {
+    pub(super) fn published(&mut self, at: Time, order: &Order, host: &mut impl Host) {
         let sent = order.sent.unwrap_or(order.due);
         host.sample(&Sample {
             measure: Measure::Publish,
@@ -337,7 +354,7 @@ impl Population {
         self.publication_answered(at, order.user, host);
     }
 
-    fn publish_failed(
+    pub(super) fn publish_failed(
         &mut self,
         at: Time,
         order: &Order,
@@ -347,6 +364,9 @@ impl Population {
     ) {
         match outcome {
             Outcome::Answer(message) if without_etag => self.etag_missing(at, order, message, host),
+            Outcome::Answer(message) if self.is_lync() && message.code() == 409 => {
+                self.version_conflict(at, order, message, host);
+            }
             _ => self.fail(at, order, outcome, host),
         }
         if order.purpose.is_refresh() {
@@ -496,6 +516,9 @@ impl Population {
         outcome: Outcome<'_, '_>,
         host: &mut impl Host,
     ) {
+        if self.is_lync() {
+            return self.unpublish_ended_lync(at, order, outcome, host);
+        }
         self.users[order.user as usize].etag.clear();
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {

@@ -29,7 +29,8 @@ impl Population {
         };
         order.redirects += 1;
         // 305 names a proxy on the way to the same Request-URI (§21.3.4).
-        if message.code() != 305 {
+        // In `lync` a director names the home pool: the registrar's URI stays what it is.
+        if message.code() != 305 && !self.is_lync() {
             order.tried |= tried::ELSEWHERE;
             self.scratch.elsewhere.clear();
             write_target(uri, &mut self.scratch.elsewhere);
@@ -55,6 +56,11 @@ impl Population {
         self.unbind(now, user, host);
         order.purpose = Purpose::Register;
         order.hop = None;
+        if self.is_lync() {
+            // Security associations belong to connections: it begins without one.
+            order.challenges = 0;
+            order.attempts = Default::default();
+        }
         let held = &mut self.users[user as usize];
         held.connect_intended = now;
         held.connect_sent = now;

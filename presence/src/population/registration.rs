@@ -15,6 +15,51 @@ use crate::host::{
 use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
+/// What is wrong with a 2xx to REGISTER.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flaw {
+    code: &'static str,
+    reason: &'static [u8],
+    diagnosis: &'static [u8],
+}
+
+impl Flaw {
+    const NO_CONTACT: Flaw = Flaw {
+        code: "protocol:contact",
+        reason: b"the 200 to REGISTER does not list our Contact",
+        diagnosis:
+            b"a registrar has to list every binding of the address of record (RFC 3261 section 10.3); \
+            something between may have rewritten the Contact",
+    };
+    pub(super) const NO_INSTANCE: Flaw = Flaw {
+        code: "protocol:contact",
+        reason: b"the 200 to REGISTER does not list our endpoint (+sip.instance)",
+        diagnosis:
+            b"a registrar has to list every binding of the user; something between may have rewritten the \
+            Contact, or this is no Lync server: use dialect = \"simple\"",
+    };
+    pub(super) const NO_CATEGORIES: Flaw = Flaw {
+        code: "protocol:unexpected",
+        reason: b"the 200 to REGISTER lacks Supported: msrtc-event-categories",
+        diagnosis:
+            b"without it there is no enhanced presence: the server is older than Office Communications \
+            Server 2007, or no Lync server at all: use dialect = \"simple\"",
+    };
+    pub(super) const NO_GRUU: Flaw = Flaw {
+        code: "protocol:unexpected",
+        reason: b"the 200 to REGISTER gives our endpoint no gruu",
+        diagnosis: b"a Lync server gives one to whoever supports gruu-10, and all that follows is sent from it: look \
+            at what answers there",
+    };
+    pub(super) const FORGOTTEN: Flaw = Flaw {
+        code: "registration:lost",
+        reason: b"the server did not know the registration that was to be refreshed (register-action)",
+        diagnosis:
+            b"the registrar lost it, and with it subscriptions and presence: was it restarted, or did the \
+            user move to another one?",
+    };
+}
+
 /// Targets that one REGISTER is sent to at most.
 const MAX_MOVES: u8 = 4;
 
@@ -146,9 +191,10 @@ impl Population {
         }
         self.abandon(now, user, host);
         self.unregistered(user);
+        self.forget_association(user);
         let leaving = self.users[user as usize].is(is::LEAVING);
         while let Some(dialog) = self.some_dialog(user) {
-            if !leaving && !self.is_workflow() {
+            if !leaving && !self.is_workflow() && self.counts_as_lost(dialog) {
                 host.count(self.stage, Counter::SubscriptionLost, now, 1);
             }
             self.drop_dialog(dialog);
@@ -179,8 +225,9 @@ impl Population {
         let user = order.user;
         let refresh = order.purpose.is_refresh();
         match outcome {
-            Outcome::Answer(message) if message.code() < 300 => match self.granted(user, message, host) {
-                Some(granted) => {
+            Outcome::Answer(message) if message.code() < 300 => match self.granted(at, &order, message, host)
+            {
+                Ok(granted) => {
                     self.arm_registration(at, user, granted);
                     if !refresh {
                         return self.registered_now(at, &order, host);
@@ -192,21 +239,22 @@ impl Population {
                     // A user that signs off waited for this answer.
                     self.leave(at, at, user, host);
                 }
-                None => {
+                Err(flaw) => {
                     host.failed(&Failure {
                         activity: Activity::Register,
                         stage: order.stage,
                         class: Class::Pool,
-                        code: "protocol:contact",
-                        reason: b"the 200 to REGISTER does not list our Contact",
-                        diagnosis:
-                            b"a registrar has to list every binding of the address of record (RFC 3261 \
-                            section 10.3); something between may have rewritten the Contact",
+                        code: flaw.code,
+                        reason: flaw.reason,
+                        diagnosis: flaw.diagnosis,
                         user,
                         at,
                         request: &self.scratch.request,
                         response: message.raw(),
                     });
+                    if refresh && self.is_lync() {
+                        self.registration_lost(at, user, host);
+                    }
                     self.register_failed(at, user, refresh, false, None, host);
                 }
             },
@@ -255,7 +303,9 @@ impl Population {
         held.set(is::CONNECTED, false);
         held.flow = NO_FLOW;
         host.close(user, flow);
-        let order = Order { moves: order.moves + 1, hop: None, ..*order };
+        self.forget_association(user);
+        let challenges = if self.is_lync() { 0 } else { order.challenges };
+        let order = Order { moves: order.moves + 1, hop: None, challenges, ..*order };
         let held = &mut self.users[user as usize];
         match host.open(at, user) {
             Opened::Ready(flow) => {
@@ -361,12 +411,15 @@ impl Population {
             host.close(user, flow);
         }
         self.users[user as usize].set(is::GONE, true);
+        self.unregistered_lync(user);
+        self.forget_association(user);
         self.wheel.cancel(&mut self.users[user as usize].register_timer);
         self.wheel.cancel(&mut self.users[user as usize].repair_timer);
         self.wheel.cancel(&mut self.users[user as usize].publish_timer);
     }
 
-    fn unregistered(&mut self, user: u32) {
+    pub(super) fn unregistered(&mut self, user: u32) {
+        self.unregistered_lync(user);
         let held = &mut self.users[user as usize];
         if held.is(is::REGISTERED) {
             held.set(is::REGISTERED, false);
@@ -375,9 +428,18 @@ impl Population {
         self.wheel.cancel(&mut held.register_timer);
     }
 
-    /// Seconds that the registrar granted to our Contact (RFC 3261 §10.2.4);
-    /// `None` if it does not list it.
-    fn granted(&mut self, user: u32, message: &Message<'_>, host: &impl Host) -> Option<u32> {
+    /// Seconds that the registrar granted to our Contact (RFC 3261 §10.2.4), which it has to list.
+    fn granted(
+        &mut self,
+        at: Time,
+        order: &Order,
+        message: &Message<'_>,
+        host: &impl Host,
+    ) -> Result<u32, Flaw> {
+        let user = order.user;
+        if self.is_lync() {
+            return self.granted_lync(at, user, order.purpose.is_refresh(), message);
+        }
         let mut ours = std::mem::take(&mut self.scratch.uri);
         let mut local = std::mem::take(&mut self.scratch.local);
         ours.clear();
@@ -393,7 +455,7 @@ impl Population {
             .map(|own| own.or_else(|| message.expires()).unwrap_or(self.config.expires));
         self.scratch.uri = ours;
         self.scratch.local = local;
-        found.filter(|expires| *expires > 0)
+        found.filter(|expires| *expires > 0).ok_or(Flaw::NO_CONTACT)
     }
 
     /// Refresh at min(0.9·E, E − 30 s), up to 10 % earlier so that users who

@@ -134,10 +134,15 @@ impl Population {
                 let Some((_, publisher)) = self.contacts.edge(edge) else { continue };
                 if self.watch_of(user, publisher).is_none() && !self.refused.contains(&(user, publisher)) {
                     lacking = true;
-                    self.begin_subscription(at, user, publisher, at, stage, host);
+                    if self.is_lync() {
+                        self.enqueue(user, publisher, at, stage);
+                    } else {
+                        self.begin_subscription(at, user, publisher, at, stage, host);
+                    }
                 }
             }
         }
+        self.send_batch(at, user, host);
         if !lacking {
             self.has_all_again(at, user, host);
         }

@@ -1,28 +1,22 @@
 //! Requests: rendering, sending, sending again, challenges, and their one end.
 
 use adsum_sip::client::{ClientTransaction, Method as Invite, OnResponse, OnTimer};
-use adsum_sip::ids::{BranchRef, CallKind, CallRef, LIMIT_30};
-use adsum_sip::protection::{Attempts, Incoming, Outgoing, Protection as _, Reading, Verdict};
+use adsum_sip::ids::{BranchRef, LIMIT_30};
+use adsum_sip::protection::{Attempts, Incoming, Protection as _, Reading, Verdict};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, value};
 
-use memchr::memmem;
 use smallvec::SmallVec;
 
 use super::redirect::MAX_REDIRECTS;
 use super::state::{Purpose, Transaction, is, tried};
-use super::{Kind, Population, Transport};
+use super::{Kind, Population};
 use crate::host::{Class, Counter, Failure, Hop, Host, Method, Sent, Stage};
-use crate::marker::Marker;
-use crate::simple::{Fields, MessageError, Shape};
 use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
 /// More challenges than these for one activity are a server that will not have us.
 const MAX_CHALLENGES: u8 = 4;
-
-/// A request above this may not go over UDP (RFC 3261 §18.1.1).
-const MAX_DATAGRAM: usize = 1_300;
 
 /// Buffers that are used for every message and never given back.
 #[derive(Debug, Default)]
@@ -39,6 +33,7 @@ pub(super) struct Scratch {
     pub local: Vec<u8>,
     pub call_id: Vec<u8>,
     pub reply: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 /// What to ask for.
@@ -152,6 +147,7 @@ impl Population {
         let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
         let cseq = self.render(&order, branch, flow, host, &mut bytes);
         let sent = host.send(flow, hop, &bytes);
+        self.wrote(order.user, sent.at());
         let reliable = self.config.transport.is_reliable();
         let transaction = &mut self.transactions[slot];
         transaction.bytes = bytes;
@@ -161,9 +157,9 @@ impl Population {
         transaction.timer = self.wheel.insert(transaction.client.next(), super::Timer::Transaction(slot));
         *self.slot_of(&order) = slot;
         match sent {
-            Sent::At(_) | Sent::Queued(_) => host.message_sent(method_of(order.purpose), 0, false),
+            Sent::At(_) | Sent::Queued(_) => host.message_sent(self.method_of(order.purpose), 0, false),
             Sent::Blocked(at) => {
-                host.message_sent(method_of(order.purpose), 0, false);
+                host.message_sent(self.method_of(order.purpose), 0, false);
                 host.count(order.stage, Counter::WriteBlocked, at, 1);
             }
             Sent::Gone(_) => {
@@ -206,14 +202,15 @@ impl Population {
         host: &mut impl Host,
     ) {
         let code = message.code();
+        let method = self.method_of(self.transactions[slot].purpose);
         let transaction = &mut self.transactions[slot];
-        let method = method_of(transaction.purpose);
         let (stage, user) = (transaction.stage, transaction.user);
         let incoming = Incoming { message, request: &transaction.bytes };
         let auth = &mut self.users[user as usize].auth;
         if self.protection.read(auth, &*self.accounts, user, &incoming) == Reading::Refused {
             host.count(stage, Counter::AuthMismatch, stamp, 1);
             if self.protection.drops_refused() {
+                // As if it had never come: the transaction waits on.
                 return host.message_received(method, code, false);
             }
         }
@@ -279,7 +276,7 @@ impl Population {
                 if let Sent::Blocked(at) = host.send(flow, transaction.hop, &transaction.bytes) {
                     host.count(transaction.stage, Counter::WriteBlocked, at, 1);
                 }
-                host.message_sent(method_of(purpose), 0, true);
+                host.message_sent(self.method_of(purpose), 0, true);
                 self.rearm(slot);
             }
             OnTimer::TimedOut => {
@@ -301,6 +298,7 @@ impl Population {
             slots.push(dialog.tx);
             at = dialog.next_watch;
         }
+        slots.extend(self.dialogs.get(self.carrier_of(user)).map(|d| d.tx));
         for slot in slots {
             if let Some(transaction) = self.transactions.get(slot) {
                 let order = Order::again(transaction);
@@ -383,7 +381,9 @@ impl Population {
         let user = &mut self.users[order.user as usize];
         match order.purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => &mut user.register_tx,
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => &mut user.publish_tx,
+            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
+                &mut user.publish_tx
+            }
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
                 match self.dialogs.get_mut(order.dialog) {
                     Some(dialog) => &mut dialog.tx,
@@ -391,159 +391,6 @@ impl Population {
                 }
             }
         }
-    }
-
-    fn render(
-        &mut self,
-        order: &Order,
-        branch: BranchRef,
-        flow: u32,
-        host: &impl Host,
-        out: &mut Vec<u8>,
-    ) -> u32 {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let cseq = self.render_with(order, branch, flow, host, out, &mut scratch);
-        self.scratch = scratch;
-        cseq
-    }
-
-    fn render_with(
-        &mut self,
-        order: &Order,
-        branch: BranchRef,
-        flow: u32,
-        host: &impl Host,
-        out: &mut Vec<u8>,
-        scratch: &mut Scratch,
-    ) -> u32 {
-        let namespace = self.config.namespace;
-        let user = &mut self.users[order.user as usize];
-        let Scratch { elsewhere, uri, peer, lines, protection, local, call_id, .. } = scratch;
-        for buffer in [&mut *uri, &mut *peer, &mut *lines, &mut *local, &mut *call_id] {
-            buffer.clear();
-        }
-        host.write_local(flow, local);
-        self.accounts.write_uri(order.user, uri);
-        let mut to_tag: &[u8] = b"";
-        let mut marker = None;
-        let mut request_uri: &[u8] = uri;
-        let mut to: &[u8] = uri;
-        let (shape, call, cseq) = match order.purpose {
-            Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => {
-                user.register_cseq += 1;
-                let call = CallRef { kind: CallKind::Registration, slot: order.user, generation: 0 };
-                // The registrar's URI has no user part (RFC 3261 §10.2).
-                let domain = value::sip_uri(uri).map_or(&b""[..], |uri| uri.host);
-                peer.extend_from_slice(b"sip:");
-                peer.extend_from_slice(domain);
-                request_uri = peer;
-                (Shape::Register, call, user.register_cseq)
-            }
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => {
-                user.publish_cseq += 1;
-                if !user.etag.is_empty() {
-                    lines.extend_from_slice(b"SIP-If-Match: ");
-                    lines.extend_from_slice(&user.etag);
-                    lines.extend_from_slice(b"\r\n");
-                }
-                let call = CallRef { kind: CallKind::Publication, slot: order.user, generation: 0 };
-                let shape = if order.purpose == Purpose::Publish {
-                    let sequence = self.publications.get(order.publication).map_or(0, |p| p.sequence);
-                    let publisher = self.accounts.number(order.user);
-                    marker = Some(Marker { run: namespace.run, publisher, sequence });
-                    Shape::Publish
-                } else {
-                    Shape::PublishBare
-                };
-                (shape, call, user.publish_cseq)
-            }
-            Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
-                let generation = self.dialogs.generation(order.dialog) as u16 & 0x7fff;
-                let dialog = &mut self.dialogs[order.dialog];
-                dialog.local_cseq += 1;
-                if dialog.publisher != order.user {
-                    self.accounts.write_uri(dialog.publisher, peer);
-                    to = peer;
-                    request_uri = peer;
-                }
-                if let Some(target) = &dialog.target {
-                    request_uri = target.target.request_uri();
-                    lines.extend_from_slice(target.target.route_lines());
-                    to_tag = &dialog.remote_tag;
-                }
-                let call = CallRef { kind: CallKind::Dialog, slot: order.dialog, generation };
-                (Shape::Subscribe, call, dialog.local_cseq)
-            }
-        };
-        if order.tried & tried::ELSEWHERE != 0 {
-            request_uri = elsewhere;
-        }
-        namespace.write_call_id(call_id, call);
-        let fields = Fields {
-            request_uri,
-            from: uri,
-            from_tag: namespace.tag(call),
-            to,
-            to_tag,
-            call_id,
-            cseq,
-            expires: order.expires,
-            local,
-            lines,
-            marker,
-        };
-        let lines_at = self.messages.render(shape, &namespace, branch, &fields, out);
-        let head = memmem::find(&out[lines_at..], b"\r\n\r\n").map_or(out.len(), |end| lines_at + end + 4);
-        let outgoing = Outgoing {
-            code: 0,
-            method: method_of(order.purpose).name().as_bytes(),
-            uri: request_uri,
-            call_id,
-            cseq,
-            from_uri: uri,
-            from_tag: &fields.from_tag,
-            to_uri: to,
-            to_tag,
-            expires: Some(order.expires),
-            body: &out[head..],
-        };
-        protection.clear();
-        self.protection.write(&mut user.auth, &*self.accounts, order.user, &outgoing, protection);
-        // In place, behind the other lines: nothing else of the message moves against the rest.
-        out.extend_from_slice(protection);
-        out[lines_at..].rotate_right(protection.len());
-        cseq
-    }
-
-    /// A message that does not fit a datagram is told before the run, not in it.
-    pub(super) fn check_sizes(&self) -> Result<(), MessageError> {
-        if self.config.transport != Transport::Udp || self.users.is_empty() {
-            return Ok(());
-        }
-        let mut uri = Vec::new();
-        self.accounts.write_uri(0, &mut uri);
-        // An Authorization header with long realm, nonce and opaque.
-        let lines = vec![b'x'; 330];
-        let fields = Fields {
-            request_uri: &uri,
-            from: &uri,
-            from_tag: *b"00000000",
-            to: &uri,
-            to_tag: b"",
-            call_id: &[b'0'; 25],
-            cseq: 1,
-            expires: self.config.expires,
-            local: b"255.255.255.255:65535",
-            lines: &lines,
-            marker: Some(Marker { run: 0, publisher: 0, sequence: 0 }),
-        };
-        let mut out = Vec::new();
-        let branch = BranchRef { slot: 0, generation: 0 };
-        self.messages.render(Shape::Publish, &self.config.namespace, branch, &fields, &mut out);
-        if out.len() > MAX_DATAGRAM {
-            return Err(MessageError::TooLong { length: out.len(), limit: MAX_DATAGRAM });
-        }
-        Ok(())
     }
 
     /// Hands the one end of a request to whoever asked for it.
@@ -558,6 +405,7 @@ impl Population {
             Purpose::Unsubscribe => self.unsubscribe_ended(at, order, outcome, host),
             Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
             Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
+            Purpose::SetMembers => self.members_ended(at, order, outcome, host),
         }
         // A held user that was set aside asks for nothing any more, not even to be let go.
         let held = &self.users[order.user as usize];
@@ -624,7 +472,11 @@ impl Population {
                 failure.class = Class::Configuration;
                 failure.reason = reason_of(message);
                 failure.response = message.raw();
-                crate::diagnosis::of_schemes(message, &mut diagnosis);
+                if self.is_lync() {
+                    crate::lync::write_schemes(message, &mut diagnosis);
+                } else {
+                    crate::diagnosis::of_schemes(message, &mut diagnosis);
+                }
             }
             Outcome::TimedOut => {
                 failure.code = "timeout:transaction";
@@ -672,18 +524,22 @@ impl Population {
         host.failed(&failure);
     }
 
+    /// The method that serves a purpose.
+    pub(super) fn method_of(&self, purpose: Purpose) -> Method {
+        match purpose {
+            Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => Method::Register,
+            Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => Method::Subscribe,
+            Purpose::SetMembers => Method::Service,
+            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish if self.is_lync() => {
+                Method::Service
+            }
+            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => Method::Publish,
+        }
+    }
+
     /// True in runs of whole workflows.
     pub(super) fn is_workflow(&self) -> bool {
         self.config.kind == Kind::Workflow
-    }
-}
-
-/// The method that serves a purpose.
-pub(super) fn method_of(purpose: Purpose) -> Method {
-    match purpose {
-        Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => Method::Register,
-        Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => Method::Subscribe,
-        Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish => Method::Publish,
     }
 }
 

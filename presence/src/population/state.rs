@@ -159,6 +159,16 @@ pub(super) mod has {
     pub const SETTLED: u16 = 128;
     /// A refresh was granted, and the NOTIFY that it owes has not come: timer N runs.
     pub const AWAITS: u16 = 256;
+    /// `lync`: it is the one dialog in which a user watches, and shows nobody by itself.
+    pub const CARRIER: u16 = 512;
+    /// `lync`: no dialog of its own, but what its owner's carrier shows of one publisher.
+    pub const RIDES: u16 = 1024;
+    /// It rides, and was not asked for yet.
+    pub const QUEUED: u16 = 2048;
+    /// It rides, and the SUBSCRIBE that asks for it has no answer yet.
+    pub const ASKED: u16 = 4096;
+    /// A carrier with riders that were not shown yet.
+    pub const PENDING: u16 = 8192;
 }
 
 /// One SUBSCRIBE dialog (RFC 6665 §4.4.1).
@@ -212,6 +222,8 @@ pub(super) enum Purpose {
     Publish,
     PublishRefresh,
     Unpublish,
+    /// `lync`: who may see what a user publishes.
+    SetMembers,
 }
 
 impl Purpose {
@@ -229,6 +241,7 @@ impl Purpose {
             Purpose::Unsubscribe => Activity::Unsubscribe,
             Purpose::Publish | Purpose::PublishRefresh => Activity::Publish,
             Purpose::Unpublish => Activity::Unpublish,
+            Purpose::SetMembers => Activity::SelfSubscribe,
         }
     }
 }
@@ -241,6 +254,10 @@ pub(super) mod tried {
     pub const FROM_SCRATCH: u8 = 2;
     /// The target of a 301 or 302: its URI is the Request-URI.
     pub const ELSEWHERE: u8 = 4;
+    /// `lync`: one publication with the versions of a 409; it counts up in two bits.
+    pub const CORRECTED: u8 = 8;
+    /// The two bits.
+    pub const CORRECTIONS: u8 = 24;
 }
 
 /// One request on its way.
@@ -373,4 +390,6 @@ pub(super) enum Timer {
     Repair(u32),
     /// Refresh of a publication.
     Document(u32),
+    /// `lync`: the connection of a user is kept alive.
+    KeepAlive(u32),
 }

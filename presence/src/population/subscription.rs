@@ -3,8 +3,8 @@
 
 use adsum_sip::time::{SECOND, TIMEOUT, Time};
 use adsum_sip::{HeaderId, Message, value};
-use smallvec::SmallVec;
 
+use super::lync_watch::termination_class;
 use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{Dialog, Purpose, has, is};
@@ -19,11 +19,11 @@ const ROUNDED: u64 = 2 * SECOND;
 
 /// The refresh of a subscription is not put off further than this by `Retry-After`: by then it has
 /// mostly expired, and a server that is back should not have to wait for its subscribers.
-const MAX_REFRESH_WAIT: u32 = 3_600;
+pub(super) const MAX_REFRESH_WAIT: u32 = 3_600;
 
 /// When a held user asks again for a subscription.
 #[derive(Debug, Clone, Copy)]
-enum Again {
+pub(super) enum Again {
     /// The server does not want it.
     Never,
     AtOnce,
@@ -32,7 +32,7 @@ enum Again {
 }
 
 /// What the reasons of a termination ask for (RFC 6665 §4.1.3).
-fn again_after(reason: &[u8], retry_after: Option<u32>) -> Again {
+pub(super) fn again_after(reason: &[u8], retry_after: Option<u32>) -> Again {
     let is = |name: &[u8]| reason.eq_ignore_ascii_case(name);
     if is(b"rejected") || is(b"noresource") || is(b"invariant") {
         Again::Never
@@ -45,6 +45,17 @@ fn again_after(reason: &[u8], retry_after: Option<u32>) -> Again {
     }
 }
 
+/// True for an end of a SUBSCRIBE that ends the usage of its dialog (RFC 6665 §4.1.2.2); other codes
+/// leave it alone until it expires.
+pub(super) fn ends_usage(outcome: &Outcome<'_, '_>) -> bool {
+    match outcome {
+        Outcome::Answer(message) => {
+            matches!(message.code(), 404 | 405 | 410 | 416 | 480..=485 | 489 | 501 | 604)
+        }
+        _ => true,
+    }
+}
+
 impl Population {
     /// The subscriber of an edge (of a pair, without a graph) subscribes to its
     /// publisher. `false` if it cannot.
@@ -53,6 +64,9 @@ impl Population {
         self.users[subscriber as usize].set(is::WATCHES, true);
         if !self.is_signed_on(subscriber) || self.watch_of(subscriber, publisher).is_some() {
             return false;
+        }
+        if self.is_lync() {
+            return self.watch_contacts(now, subscriber, due, stage, host);
         }
         self.begin_subscription(now, subscriber, publisher, due, stage, host);
         true
@@ -68,34 +82,16 @@ impl Population {
         host: &mut impl Host,
     ) {
         let own = owner == publisher;
-        let (slot, _) = self.dialogs.insert(Dialog {
-            flags: if own { has::SELF } else { 0 },
-            owner,
-            publisher,
-            tx: NONE,
-            timer: TimerId::NONE,
-            local_cseq: 0,
-            remote_cseq: 0,
-            remote_branch: 0,
-            remote_status: 0,
-            remote_tag: SmallVec::new(),
-            target: None,
-            stage,
-            intended: due,
-            sent: due,
-            until: Time::NEVER,
-            seen: 0,
-            expects_after: 0,
-            next_watcher: NONE,
-            next_watch: NONE,
-        });
+        if self.is_lync() && !own {
+            self.enqueue(owner, publisher, due, stage);
+            return self.send_batch(now, owner, host);
+        }
+        let flags = if own { has::SELF } else { 0 };
+        let (slot, _) = self.dialogs.insert(Dialog { flags, ..Dialog::new(owner, publisher, due, stage) });
         if own {
             self.users[owner as usize].self_dialog = slot;
         } else {
-            self.dialogs[slot].next_watch = std::mem::replace(&mut self.users[owner as usize].watches, slot);
-            let publisher = &mut self.users[publisher as usize];
-            self.dialogs[slot].next_watcher = publisher.watchers;
-            publisher.watchers = slot;
+            self.link_watch(slot);
         }
         let activity = if own { Activity::SelfSubscribe } else { Activity::Subscribe };
         host.progress(owner, Progress::Started(activity));
@@ -104,11 +100,25 @@ impl Population {
         self.request(now, order, host);
     }
 
+    /// Puts a subscription into the lists of its owner and its publisher.
+    pub(super) fn link_watch(&mut self, slot: Slot) {
+        let dialog = &mut self.dialogs[slot];
+        dialog.next_watch = std::mem::replace(&mut self.users[dialog.owner as usize].watches, slot);
+        dialog.next_watcher = std::mem::replace(&mut self.users[dialog.publisher as usize].watchers, slot);
+    }
+
     /// The first SUBSCRIBE of an activity left: timer N runs (RFC 6665 §4.1.2.4).
     pub(super) fn subscription_sent(&mut self, slot: Slot, at: Time) {
+        let lync = self.is_lync();
         let Some(dialog) = self.dialogs.get_mut(slot) else { return };
         dialog.sent = at;
+        if dialog.has(has::CARRIER) && !dialog.has(has::LEAVING) {
+            return self.batch_sent(slot, at);
+        }
         self.wheel.cancel(&mut dialog.timer);
+        if lync && dialog.has(has::LEAVING) {
+            return; // no NOTIFY is waited for: timer F is enough
+        }
         dialog.timer = self.wheel.insert(at + TIMEOUT, Timer::Dialog(slot));
     }
 
@@ -124,19 +134,28 @@ impl Population {
             return;
         }
         let refresh = order.purpose.is_refresh();
+        if let Outcome::Answer(message) = outcome
+            && message.code() < 300
+        {
+            let flow = self.users[order.user as usize].flow;
+            self.answered(slot, flow, message, host);
+            self.granted_until(at, slot, message.expires());
+        }
+        if self.dialogs[slot].has(has::CARRIER) {
+            return self.batch_ended(at, order, outcome, host);
+        }
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
-                let flow = self.users[order.user as usize].flow;
-                self.answered(slot, flow, message, host);
-                self.granted_until(at, slot, message.expires());
                 if refresh {
                     self.arm_refresh(at, slot);
                     self.await_notify(slot, order.sent.unwrap_or(at));
                     self.recovered(order.user);
+                    self.piggybacked(at, slot, message, host);
                     // A user that signs off waited for this answer.
                     return self.leave(at, at, order.user, host);
                 }
-                if !self.dialogs[slot].has(has::SELF) {
+                // One that was sent elsewhere (`resubscribe`) was answered before.
+                if !self.dialogs[slot].has(has::SELF) && !self.is_lync() {
                     host.sample(&Sample {
                         measure: Measure::Subscribe,
                         stage: order.stage,
@@ -146,7 +165,11 @@ impl Population {
                     });
                 }
                 self.dialogs[slot].flags |= has::ANSWER;
-                self.settle(at, slot, host);
+                let dialog = (slot, self.dialogs.generation(slot));
+                self.piggybacked(at, slot, message, host);
+                if self.is_live(dialog) {
+                    self.settle(at, slot, host);
+                }
             }
             _ => {
                 let dialog = &self.dialogs[slot];
@@ -162,13 +185,7 @@ impl Population {
                         }
                     }
                 }
-                let gone = match outcome {
-                    // Codes that end the usage (RFC 6665 §4.1.2.2); others leave it alone until it expires.
-                    Outcome::Answer(m) => {
-                        matches!(m.code(), 404 | 405 | 410 | 416 | 480..=485 | 489 | 501 | 604)
-                    }
-                    _ => true,
-                };
+                let gone = ends_usage(&outcome);
                 let expected = refresh && matches!(outcome, Outcome::Answer(m) if m.code() == 481);
                 if !expected {
                     self.fail(at, &order, outcome, host);
@@ -190,11 +207,7 @@ impl Population {
                     self.subscription_lost(at, slot, Again::AtOnce, host);
                 } else {
                     // Try again soon: the server's clock still runs.
-                    let wait = u64::from(after.unwrap_or(0).clamp(5, MAX_REFRESH_WAIT)) * SECOND;
-                    let jitter = self.random() % (5 * SECOND);
-                    let dialog = &mut self.dialogs[slot];
-                    self.wheel.cancel(&mut dialog.timer);
-                    dialog.timer = self.wheel.insert(at + (wait + jitter), Timer::Dialog(slot));
+                    self.refresh_soon(at, slot, after);
                     self.leave(at, at, order.user, host);
                 }
             }
@@ -210,6 +223,9 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
+        if self.is_lync() {
+            return self.notified_lync(now, stamp, slot, message, host);
+        }
         let state =
             value::subscription_state(message.header(HeaderId::SubscriptionState).unwrap_or(b"active"));
         let dialog = &mut self.dialogs[slot];
@@ -249,7 +265,7 @@ impl Population {
         }
     }
 
-    fn terminated(
+    pub(super) fn terminated(
         &mut self,
         at: Time,
         slot: Slot,
@@ -274,7 +290,7 @@ impl Population {
         host.failed(&Failure {
             activity: if own { Activity::SelfSubscribe } else { Activity::Subscribe },
             stage,
-            class: if reason.eq_ignore_ascii_case(b"rejected") { Class::Configuration } else { Class::Pool },
+            class: termination_class(reason),
             code: "subscription:terminated",
             reason: &text,
             diagnosis: &diagnosis,
@@ -309,7 +325,7 @@ impl Population {
     }
 
     /// Both the answer and the NOTIFY are there, whichever came last.
-    fn settle(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
+    pub(super) fn settle(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
         let dialog = &mut self.dialogs[slot];
         let own = dialog.has(has::SELF);
         let shown = if own { has::NOTIFY } else { has::ACTIVE };
@@ -332,8 +348,11 @@ impl Population {
         }
         if own {
             host.sample(&sample);
-            self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
             host.progress(owner, Progress::Completed(Activity::SelfSubscribe, sent, at));
+            if self.needs_members(owner) {
+                return self.ask_members(at, owner, host);
+            }
+            self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
             self.signed_on(at, owner, host);
         } else {
             host.progress(owner, Progress::Completed(Activity::Subscribe, sent, at));
@@ -343,7 +362,7 @@ impl Population {
 
     /// A 2xx or NOTIFY says how long the subscription lasts. The shorter one
     /// counts (RFC 6665 §4.1.2.1, §4.1.3): `true` if it is this one.
-    fn granted_until(&mut self, at: Time, slot: Slot, seconds: Option<u32>) -> bool {
+    pub(super) fn granted_until(&mut self, at: Time, slot: Slot, seconds: Option<u32>) -> bool {
         let Some(seconds) = seconds else { return false };
         let until = at + u64::from(seconds) * SECOND;
         let dialog = &mut self.dialogs[slot];
@@ -357,14 +376,18 @@ impl Population {
 
     /// Sets the refresh to 80–90 % of what the server granted. Workflows are
     /// far shorter than any subscription and do without.
-    fn arm_refresh(&mut self, at: Time, slot: Slot) {
+    pub(super) fn arm_refresh(&mut self, at: Time, slot: Slot) {
         let share = 800 + self.random() % 100;
         let workflow = self.is_workflow();
         let asked = at + u64::from(self.config.expires) * SECOND;
+        let lync = self.is_lync();
         let dialog = &mut self.dialogs[slot];
-        dialog.until = dialog.until.min(asked);
+        // Nothing was asked for there; what is not said is taken as if it had been.
+        if !lync || dialog.until == Time::NEVER {
+            dialog.until = dialog.until.min(asked);
+        }
         self.wheel.cancel(&mut dialog.timer);
-        if !workflow {
+        if !workflow && !dialog.has(has::RIDES) {
             let granted = dialog.until.since(at).max(u64::from(LEAST_LIFETIME) * SECOND);
             dialog.timer = self.wheel.insert(at + granted / 1_000 * share, Timer::Dialog(slot));
         }
@@ -374,6 +397,9 @@ impl Population {
     /// (RFC 6665 §4.1.2.2), unless the next refresh comes first.
     fn await_notify(&mut self, slot: Slot, sent: Time) {
         let overdue = sent + TIMEOUT;
+        if self.is_lync() {
+            return; // [UNV] whether a refresh is notified of
+        }
         let dialog = &mut self.dialogs[slot];
         if dialog.has(has::REFRESHED) && self.wheel.due(dialog.timer).is_some_and(|refresh| refresh > overdue)
         {
@@ -413,8 +439,9 @@ impl Population {
         }
         // Timer N. While the SUBSCRIBE itself is unanswered, timer F speaks for both; but it
         // may yet be answered, and then the NOTIFY is overdue.
-        if dialog.tx != NONE {
-            dialog.timer = self.wheel.insert(now + SECOND, Timer::Dialog(slot));
+        let holder = self.holder(slot);
+        if self.dialogs[holder].tx != NONE {
+            self.dialogs[slot].timer = self.wheel.insert(now + SECOND, Timer::Dialog(slot));
             return;
         }
         let activity = if own { Activity::SelfSubscribe } else { Activity::Subscribe };
@@ -490,6 +517,11 @@ impl Population {
         if !dialog.has(has::SELF) && dialog.has(has::ACTIVE) {
             self.subscribed -= 1;
         }
+        if dialog.has(has::CARRIER) {
+            let owner = dialog.owner;
+            self.riders_leave(owner);
+        }
+        let dialog = &mut self.dialogs[slot];
         dialog.flags = (dialog.flags | has::LEAVING) & !(has::ANSWER | has::ACTIVE | has::AWAITS);
         dialog.stage = stage;
         dialog.intended = due;
@@ -533,7 +565,8 @@ impl Population {
 
     fn complete_unsubscribe(&mut self, at: Time, slot: Slot, host: &mut impl Host) {
         let dialog = &self.dialogs[slot];
-        if !dialog.has(has::ANSWER) || !dialog.has(has::TERMINATED) {
+        // In `lync` the answer says it all, and nothing need follow.
+        if !dialog.has(has::ANSWER) || !dialog.has(has::TERMINATED) && !self.is_lync() {
             return;
         }
         let (owner, sent) = (dialog.owner, dialog.sent);
@@ -550,10 +583,10 @@ impl Population {
 
     /// A subscription has ended because we signed off; the next step follows.
     fn left(&mut self, at: Time, slot: Slot, owner: u32, host: &mut impl Host) {
-        let publisher = self.dialogs[slot].publisher;
+        let publishers = self.shown_by(slot);
         self.drop_dialog(slot);
         self.leave(at, at, owner, host);
-        self.unwatched_by(at, &[publisher], owner, host);
+        self.unwatched_by(at, &publishers, owner, host);
     }
 
     /// Forgets a dialog; late messages for it meet an old generation.
@@ -563,6 +596,7 @@ impl Population {
         let tx = std::mem::replace(&mut dialog.tx, NONE);
         dialog.target = None;
         let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
+        let carrier = dialog.has(has::CARRIER);
         let (active, next) = (dialog.has(has::ACTIVE), dialog.next_watcher);
         let next_watch = dialog.next_watch;
         self.wheel.cancel(&mut timer);
@@ -570,6 +604,8 @@ impl Population {
         if own {
             self.users[owner as usize].self_dialog = NONE;
             self.users[owner as usize].set(is::SELF_SUBSCRIBED, false);
+        } else if carrier {
+            self.drop_riders(owner);
         } else {
             self.unlink_watch(owner, slot, next_watch);
             if active {

@@ -117,7 +117,9 @@ impl Population {
     /// One of the dialogs of a user, those in which it watches first.
     pub(super) fn some_dialog(&self, user: u32) -> Option<Slot> {
         let held = &self.users[user as usize];
-        [held.watches, held.self_dialog].into_iter().find(|slot| self.dialogs.get(*slot).is_some())
+        [held.watches, self.carrier_of(user), held.self_dialog]
+            .into_iter()
+            .find(|slot| self.dialogs.get(*slot).is_some())
     }
 
     /// The subscriber has its first active NOTIFY and its answer.
@@ -245,6 +247,7 @@ impl Population {
         }
         let stage = self.stage_of(user);
         while let Some(slot) = self.some_dialog(user) {
+            let slot = self.holder(slot);
             let dialog = &self.dialogs[slot];
             if dialog.has(has::LEAVING) || dialog.tx != NONE {
                 return;
@@ -255,8 +258,7 @@ impl Population {
             }
             return self.unsubscribe(now, due, slot, stage, host);
         }
-        let held = &self.users[user as usize];
-        if !held.etag.is_empty() {
+        if self.has_document(user) {
             // Not before its subscriber has left, or it would be notified of the clean-up.
             if self.is_watched_by_leaving(user) {
                 return;
@@ -266,7 +268,7 @@ impl Population {
             self.request(now, order, host);
             return;
         }
-        if held.is(is::REGISTERED) {
+        if self.users[user as usize].is(is::REGISTERED) {
             host.progress(user, Progress::Started(Activity::Unregister));
             let order = Order::new(Purpose::Unregister, user, 0, stage, due);
             self.request(now, order, host);
@@ -297,8 +299,8 @@ impl Population {
             watched.push(self.dialogs[slot].publisher);
             self.drop_dialog(slot);
         }
+        self.forget_document(user);
         let held = &mut self.users[user as usize];
-        held.etag.clear();
         if held.is(is::REGISTERED) {
             held.set(is::REGISTERED, false);
             self.registered -= 1;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use adsum_presence::accounts::{Accounts, Pattern};
 use adsum_presence::host::{Class, FlowError, FlowEvent, Hop, Origin, Phase, Stage};
-use adsum_presence::population::{Config, Kind, Population};
+use adsum_presence::population::{Config, Dialect, Kind, Population};
 use adsum_sip::ids::Namespace;
 use adsum_sip::{Scanner, Time};
 
@@ -116,6 +116,7 @@ impl Runner {
             expires: setup.expires,
             publish_expires: setup.publish_expires,
             deadline: setup.deadline,
+            dialect: Dialect::Simple,
         };
         let accounts = Accounts::Pattern {
             uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),

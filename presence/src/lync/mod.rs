@@ -1,0 +1,62 @@
+//! The messages and documents of the `lync` dialect: what a client says to a
+//! Lync Server 2013 ([MS-SIPRE], [MS-SIPREGE], [MS-PRES], [MS-SIP]).
+//!
+//! No such server was at hand. Where the published documents leave something
+//! open, we write what the known clients write, read whatever comes, and a
+//! comment says so.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`identity`] | epid, `+sip.instance`, the numbers of instances |
+//! | [`messages`] | REGISTER, SUBSCRIBE and SERVICE as templates |
+//! | [`documents`] | the bodies that we write |
+//! | [`versions`] | what the server holds of ours, by version |
+//! | [`watched`] | what it says of those whom we watch |
+//! | [`tags`] | start tags of an XML text, without a tree |
+
+pub mod documents;
+pub mod identity;
+pub mod messages;
+pub mod tags;
+pub mod versions;
+pub mod watched;
+
+use adsum_sip::{HeaderId, Message};
+use smallvec::SmallVec;
+
+/// How the dialect is spoken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LyncOptions {
+    /// `User-Agent`, if not [`messages::USER_AGENT`]: version filters of a pool
+    /// (17002, 17003 of [MS-OCER]) may let certain ones pass only.
+    pub user_agent: Option<String>,
+}
+
+/// Appends which authentication schemes a server offered, and what can be done
+/// about them.
+pub fn write_schemes(message: &Message<'_>, out: &mut Vec<u8>) {
+    let mut names: SmallVec<[&[u8]; 8]> = SmallVec::new();
+    for id in [HeaderId::WwwAuthenticate, HeaderId::ProxyAuthenticate] {
+        for value in message.headers(id).take(8) {
+            let name = value.split(u8::is_ascii_whitespace).next().unwrap_or(b"");
+            let name = name.get(..name.len().min(32)).unwrap_or(name);
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    out.extend_from_slice(b"the server offers ");
+    for (at, name) in names.iter().enumerate() {
+        out.extend_from_slice(if at > 0 { b", " } else { b"" });
+        out.extend_from_slice(name);
+    }
+    out.extend_from_slice(match names.is_empty() {
+        true => b"nothing (a challenge without a scheme)" as &[u8],
+        false => b"",
+    });
+    out.extend_from_slice(
+        b"; of its schemes adsum speaks NTLM only: let the pool offer NTLM \
+          (Set-CsProxyConfiguration -UseNtlmForClientToProxyAuth $true), use auth = \"ntlm\" and give the users passwords, or \
+          make this host a trusted server and use auth = \"trusted\" with its certificate",
+    );
+}
