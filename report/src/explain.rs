@@ -115,6 +115,7 @@ entries! {
         "13" => "An agent was lost and on_agent_loss is \"stop\".", Some(Class::Generator), "Look at that agent's log and host; what it had sent is in the results.";
         "14" => "Stopped to protect the pool (stop_on).", Some(Class::Pool), "failures.csv says what the pool answered; lower the rate, or set safety.overload = true if this was the question.";
         "130" => "Interrupted by Ctrl-C, after draining and writing.", NOBODY, "";
+        "141" => "Nobody read the output any more, as with `adsum … | head`.", NOBODY, "";
         "143" => "Ended by SIGTERM, after draining and writing.", NOBODY, "";
     }
     "exit code of check --format nagios" {
