@@ -54,23 +54,24 @@ pub struct UdpPort {
 }
 
 impl UdpPort {
-    /// Binds an address (port 0: any) and connects to the target.
+    /// Binds an address (port 0: any) and connects to the target. With `stamped` the kernel says
+    /// when it received each datagram.
     ///
     /// # Errors
     /// Those of the system calls.
-    pub fn new(local: Option<std::net::IpAddr>, target: SocketAddr) -> io::Result<Self> {
+    pub fn new(local: Option<std::net::IpAddr>, target: SocketAddr, stamped: bool) -> io::Result<Self> {
         let domain = Domain::for_address(target);
         let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let bind = match local {
             Some(ip) => SocketAddr::new(ip, 0),
             None => any.parse().map_err(io::Error::other)?,
         };
-        let connected = socket(domain)?;
+        let connected = socket(domain, stamped)?;
         connected.bind(&bind.into())?;
         connected.connect(&target.into())?;
         let local =
             connected.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no local address"))?;
-        let twin = socket(domain)?;
+        let twin = socket(domain, stamped)?;
         twin.bind(&local.into())?;
         let granted = connected.recv_buffer_size()?;
         let inodes = [inode(&connected)?, inode(&twin)?];
@@ -289,11 +290,11 @@ fn receive_one<S: Source>(socket: &Socket, buffer: &mut [u8], control: &mut [u8]
 /// # Errors
 /// Those of the system calls.
 pub fn granted(address: SocketAddr) -> io::Result<[usize; 2]> {
-    let socket = socket(Domain::for_address(address))?;
+    let socket = socket(Domain::for_address(address), false)?;
     Ok([socket.recv_buffer_size()?, socket.send_buffer_size()?])
 }
 
-fn socket(domain: Domain) -> io::Result<Socket> {
+fn socket(domain: Domain, stamped: bool) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -304,7 +305,9 @@ fn socket(domain: Domain) -> io::Result<Socket> {
     if setsockopt(&socket.as_fd(), sockopt::SndBufForce, &BUFFER).is_err() {
         socket.set_send_buffer_size(BUFFER)?;
     }
-    setsockopt(&socket.as_fd(), sockopt::ReceiveTimestampns, &true)?;
+    if stamped {
+        setsockopt(&socket.as_fd(), sockopt::ReceiveTimestampns, &true)?;
+    }
     setsockopt(&socket.as_fd(), sockopt::RxqOvfl, &1)?;
     Ok(socket)
 }
@@ -344,7 +347,7 @@ mod tests {
             let pool = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             let mut port =
-                UdpPort::new(Some("127.0.0.1".parse().unwrap()), pool.local_addr().unwrap()).unwrap();
+                UdpPort::new(Some("127.0.0.1".parse().unwrap()), pool.local_addr().unwrap(), true).unwrap();
             for socket in [&port.connected, &port.twin] {
                 socket.get_ref().set_recv_buffer_size(8 * 1024).unwrap();
             }
