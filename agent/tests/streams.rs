@@ -34,7 +34,7 @@ impl Client {
         // The kernel begins to stamp a moment after it is asked to.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let connection = Connection::open(&dial).unwrap();
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(true).unwrap();
         poller.add(&connection, 1).unwrap();
         let mut client = Client {
             connection,

@@ -41,9 +41,9 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub fn new(stamped: bool) -> std::io::Result<Self> {
+    pub fn new(stamped: bool, watched: bool) -> std::io::Result<Self> {
         Ok(Streams {
-            poller: Poller::new()?,
+            poller: Poller::new(watched)?,
             ready: Vec::new(),
             buffers: Some(Buffers::default()),
             limits: VecDeque::new(),

@@ -217,6 +217,8 @@ pub(crate) struct Core {
     register_ceiling: Ceiling,
     subscribe_ceiling: Ceiling,
     arrival_ceiling: Ceiling,
+    /// When waiting publications were last looked through for those that are too old.
+    expired: Time,
     /// No arrival before this instant: a ceiling said so.
     held_until: Time,
     /// Wake-ups for arrivals are rounded up to this, in nanoseconds; 0 is exact.
@@ -267,7 +269,14 @@ impl Core {
             Transport::Udp => targets
                 .iter()
                 .take(MAX_UDP_TARGETS)
-                .map(|target| UdpPort::new(plan.sources.first().copied(), *target, plan.kernel_stamps))
+                .map(|target| {
+                    UdpPort::new(
+                        plan.sources.first().copied(),
+                        *target,
+                        plan.kernel_stamps,
+                        plan.quantum_ns == 0,
+                    )
+                })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| ShardError::Io("a UDP socket", e))?,
             _ => Vec::new(),
@@ -338,6 +347,8 @@ impl Core {
                 kind: plan.config.kind,
                 deadline: plan.config.deadline,
                 settle: plan.settle_ns,
+                register_rate_mhz: plan.register_rate_mhz,
+                subscribe_rate_mhz: plan.subscribe_rate_mhz,
                 max_in_flight: if plan.max_in_flight == 0 { u32::MAX } else { plan.max_in_flight },
                 last_step: plan.steps.len() as u16,
                 second_opinion: plan.second_opinion,
@@ -345,6 +356,7 @@ impl Core {
             register_ceiling: Ceiling::new(plan.register_rate_mhz),
             subscribe_ceiling: Ceiling::new(plan.subscribe_rate_mhz),
             arrival_ceiling: Ceiling::new(plan.max_rate_mhz),
+            expired: Time(0),
             held_until: Time(0),
             quantum: plan.quantum_ns,
             looks: Time::NEVER,
@@ -357,7 +369,7 @@ impl Core {
             server: String::new(),
             stamped: [0; 2],
             buffer: vec![0; 64 * 1024],
-            streams: lines::Streams::new(plan.kernel_stamps)
+            streams: lines::Streams::new(plan.kernel_stamps, plan.quantum_ns == 0)
                 .map_err(|e| ShardError::Io("an epoll instance", e))?,
             events: Vec::new(),
             population,
@@ -411,19 +423,20 @@ impl Core {
 
     /// When [`Core::turn`] wants to be called next.
     pub(crate) fn next_turn(&self) -> Time {
+        if self.quantum > 0 {
+            // A wake-up costs more than a send: what is due within one quantum is done together, and
+            // the sockets are not watched, but looked at when the timer fires.
+            return Time((clock::now().0 + 1).next_multiple_of(self.quantum));
+        }
         let now = self.io.now;
         let mut at = (now + self.gap / HEARTBEATS)
             .min(self.population.next_timer())
             .min(self.io.recorder.end_of(self.second));
         if let Some(arrival) = self.next_arrival.filter(|_| self.start != Time::NEVER) {
             let due = (self.start + arrival.at).max(self.held_until);
-            // A wake-up costs more than a send: what is due within one quantum leaves together.
-            let due = if self.quantum == 0 { due } else { Time(due.0.next_multiple_of(self.quantum)) };
             at = at.min(due);
         }
-        let at = at.min(self.streams.next_limit()).min(self.wake_for_stage(now));
-        // With a quantum the sockets are not watched: they are looked at when the timer fires.
-        if self.quantum == 0 { at } else { at.min(Time((now.0 + 1).next_multiple_of(self.quantum))) }
+        at.min(self.streams.next_limit()).min(self.wake_for_stage(now))
     }
 
     /// True if the sockets are looked at by the timer alone.
