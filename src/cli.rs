@@ -69,6 +69,14 @@ pub enum Realtime {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stamps {
+    /// What waits for this process is in no latency
+    Kernel,
+    /// Costs less CPU; what waits for this process is in every latency
+    User,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The cmdlet's fields, one a line
     Text,
@@ -203,6 +211,9 @@ pub struct Run {
     /// Real-time priority for these threads; never beside the embedded pool, which needs the cores, too
     #[arg(long, value_enum, default_value = "off")]
     pub realtime: Realtime,
+    /// When latencies end: as the kernel received a message, or as this process read it
+    #[arg(long, value_enum, default_value = "kernel")]
+    pub stamps: Stamps,
     /// Write all messages to a file, as text, secrets masked
     #[arg(long)]
     pub trace: Option<PathBuf>,
@@ -298,6 +309,9 @@ pub struct Agent {
     /// Real-time priority for these threads
     #[arg(long, value_enum, default_value = "auto")]
     pub realtime: Realtime,
+    /// When latencies end: as the kernel received a message, or as this process read it
+    #[arg(long, value_enum, default_value = "kernel")]
+    pub stamps: Stamps,
     /// CA of the coordinator's certificate, in PEM
     #[arg(long, requires_all = ["cert", "key"])]
     pub ca: Option<PathBuf>,

@@ -123,8 +123,8 @@ fn a_slow_pool_delays_nobody_before_it_and_runs_beside_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let (quick, deaf) = (PoolProcess::start(&[]), PoolProcess::start(&["--lose-notify", "1.0"]));
     let text = entry(dir.path(), "a-quick", &quick.address, 1, "")
-        + &entry(dir.path(), "b-deaf", &deaf.address, 2, "timeout = \"3s\"")
-        + &entry(dir.path(), "c-deaf", &deaf.address, 3, "timeout = \"3s\"")
+        + &entry(dir.path(), "b-deaf", &deaf.address, 2, "timeout = \"4s\"")
+        + &entry(dir.path(), "c-deaf", &deaf.address, 3, "timeout = \"4s\"")
         + &entry(dir.path(), "d-quick", &quick.address, 4, "");
     let file = write(dir.path(), &text);
     let began = Instant::now();
@@ -147,8 +147,8 @@ fn a_slow_pool_delays_nobody_before_it_and_runs_beside_the_others() {
     let order: Vec<bool> = seen.iter().map(|(line, _)| line.ends_with(&quick.address)).collect();
     assert_eq!(order, [true, false, false, true]);
     assert!(seen[0].1 + Duration::from_millis(1500) < seen[1].1, "{seen:?}");
-    // One after the other the two deaf ones alone would take six seconds.
-    assert!(whole < Duration::from_millis(5800), "{whole:?}");
+    // One after the other the two deaf ones alone would take eight seconds.
+    assert!(whole < Duration::from_millis(7800), "{whole:?}");
 }
 
 /// A registrar that refuses all credentials.
@@ -179,7 +179,8 @@ fn an_account_that_was_refused_once_is_tried_nowhere_else() {
         checks[1]["diagnosis"].as_str().unwrap().contains("one refused the credentials of sip:user00000")
     );
     assert_eq!(checks[2]["result"], "Success", "{}", checks[2]);
-    // Each of the two accounts showed its password once, to the first server alone.
+    // No account showed its password twice, and none to another server than the first. (The second
+    // user's may be held back when the first one's was refused already.)
     let shown = |server: &SmallServer| {
         let mut users: Vec<String> = server
             .requests()
@@ -193,7 +194,11 @@ fn an_account_that_was_refused_once_is_tried_nowhere_else() {
         users.sort();
         users
     };
-    assert_eq!(shown(&servers[0]), ["user000001", "user000002"]);
+    let users = shown(&servers[0]);
+    assert!(
+        !users.is_empty() && users.iter().all(|user| ["user000001", "user000002"].contains(&user.as_str()))
+    );
+    assert!(users.windows(2).all(|two| two[0] != two[1]), "{users:?}");
     assert!(servers[1].requests().is_empty(), "{:?}", servers[1].requests());
 }
 

@@ -127,8 +127,15 @@ pub fn run(check: &Check, mut tell: impl FnMut(Step)) -> Answer {
             Ok(Event::NotReady(failure)) => seen.failure = Some(*failure),
             Ok(Event::Seconds(_, failures)) => seen.failures.extend(failures),
             Ok(Event::Status(_)) => {}
-            Ok(Event::Done { .. }) => break,
-            Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => break,
+            // Drained or aborted by us, or it had something to say before; else its thread died.
+            Ok(Event::Done { interrupted, .. }) => {
+                seen.stopped = interrupted && began.elapsed() <= limit;
+                break;
+            }
+            Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => {
+                seen.stopped = true;
+                break;
+            }
             Err(tokio::sync::mpsc::error::TryRecvError::Empty) => {
                 std::thread::sleep(Duration::from_millis(1))
             }
@@ -157,6 +164,8 @@ struct Seen {
     ended: Option<adsum_sip::Time>,
     failure: Option<FailureRow>,
     failures: Vec<FailureRow>,
+    /// The engine's thread ended without saying so.
+    stopped: bool,
 }
 
 impl Seen {
@@ -214,6 +223,13 @@ impl Seen {
             return;
         }
         let failure = self.failure.take().or_else(|| self.failures.first().cloned());
+        if failure.is_none() && self.stopped {
+            answer.error = "the thread of the check ended without an answer".to_owned();
+            answer.diagnosis =
+                "this is a mistake of adsum: please report it with what it printed before".to_owned();
+            answer.code = "generator:stopped".to_owned();
+            return;
+        }
         let Some(failure) = failure else {
             answer.error = "nothing was heard within the time limit".to_owned();
             answer.diagnosis = "nothing answers at the target: check address, port and transport".to_owned();
@@ -267,6 +283,8 @@ fn plan(check: &Check) -> ShardPlan {
         settle_ns: 0,
         fan_out: None,
         quantum_ns: 0,
+        gap_ns: 0,
+        kernel_stamps: true,
         offset_ns: clock::unix_ns() - clock::now().0 as i64,
         second_opinion: true,
         trace: check.trace.clone(),

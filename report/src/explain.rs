@@ -78,7 +78,7 @@ entries! {
         "write_blocked" => "Writes that the kernel did not take at once: the pool reads too slowly.", Some(Class::Pool), "Look at the load of the pool's network threads, and at the way to it.";
         "rx_dropped" => "Datagrams lost in this host's receive buffer, by the kernel's own count.", Some(Class::Generator), "sysctl -w net.core.rmem_max=8388608, or more threads (--shards) or agents.";
         "second_opinion" => "Messages that rsip read, too: one of 64 and the first of each kind. Label `disagree`: one of the two readings is wrong.", Some(Class::Generator), "Label disagree: report it with the message; other labels need nothing.";
-        "rx_unstamped" => "Messages without the kernel's receive stamp: dated when they were read, which may be later.", NOBODY, "On loopback and in some containers the kernel does not stamp; otherwise look at the kernel's version.";
+        "rx_unstamped" => "Messages without the kernel's receive stamp: dated when they were read, which may be later.", NOBODY, "With --stamps user that is what was asked for. In some containers the kernel does not stamp; otherwise look at its version.";
         "rx_foreign_source" => "Datagrams from another address than the target's.", Some(Class::Pool), "Normal for pools with several addresses; otherwise look at their routing.";
         "rx_refused_source" => "Datagrams from an address that is not allowed; not read.", Some(Class::Configuration), "If they are the pool's: add their network to allow in [pool].";
         "overflow" => "Latencies beyond one hour, by metric.", Some(Class::Configuration), "Shorten workload.deadline.";
@@ -91,7 +91,7 @@ entries! {
         "cpu_us" => "CPU time in microseconds, by shard.", NOBODY, "";
         "shard_busy" => "Seconds in which a shard's thread ran for more than 90 % of the time, by shard.", Some(Class::Generator), "More threads (--shards) or agents (--agents), or a lower rate.";
         "steal_us" => "Microseconds that the hypervisor took from the cores of an agent: they had work and did not run. Once for each agent.", Some(Class::Generator), "Use a host with cores of its own.";
-        "loop_gap" => "Times that an engine's loop did not run for 250 ms or more, by shard.", Some(Class::Generator), "Keep cores free for the engine; adsum selftest --quick looks at the host.";
+        "loop_gap" => "Times that an engine's loop did not run for 250 ms or more, or for `trust.loop_gap` if that is shorter, by shard.", Some(Class::Generator), "Keep cores free for the engine; adsum selftest --quick looks at the host.";
         "loop_gap_ms" => "How long those gaps were together, by shard.", Some(Class::Generator), "Keep cores free for the engine; adsum selftest --quick looks at the host.";
         "realtime_lost" => "A shard gave its real-time priority back, because it had not slept for half a second: it would have taken its core from everybody.", Some(Class::Generator), "Use more shards or a lower rate: the thread had no pause.";
         "out_of_files" => "Connections that could not be made because this process had no file descriptor left (EMFILE, ENFILE).", Some(Class::Generator), "Raise the hard limit: ulimit -Hn 1048576 as root, LimitNOFILE=1048576 in a unit.";
@@ -115,6 +115,7 @@ entries! {
         "13" => "An agent was lost and on_agent_loss is \"stop\".", Some(Class::Generator), "Look at that agent's log and host; what it had sent is in the results.";
         "14" => "Stopped to protect the pool (stop_on).", Some(Class::Pool), "failures.csv says what the pool answered; lower the rate, or set safety.overload = true if this was the question.";
         "130" => "Interrupted by Ctrl-C, after draining and writing.", NOBODY, "";
+        "141" => "Nobody read the output any more, as with `adsum … | head`.", NOBODY, "";
         "143" => "Ended by SIGTERM, after draining and writing.", NOBODY, "";
     }
     "exit code of check --format nagios" {

@@ -118,7 +118,7 @@ fn from_configuration(args: &cli::Check) -> Result<Vec<Job>, Refused> {
         .map_err(|e| (exit::CONFIGURATION, format!("cannot read {shown}: {e}")))?;
     let env = |name: &str| std::env::var(name).ok();
     let entries = read_checks(&shown, &text, &env)
-        .map_err(|problems| (exit::CONFIGURATION, problems.lines().trim_end().to_owned()))?;
+        .map_err(|problems| (exit::CONFIGURATION, format!("{problems}:\n{}", problems.lines().trim_end())))?;
     let chosen: Vec<&CheckEntry> =
         if args.all { entries.iter().collect() } else { chosen(args, &entries, &shown)? };
     let dir = file.parent().unwrap_or(Path::new(""));

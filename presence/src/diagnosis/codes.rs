@@ -31,6 +31,7 @@ failures! {
     "generator:out_of_ports" Generator "This host had no local port left for a connection." => "Give more addresses with pool.source, or sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\".";
     "generator:plan" Generator "The plan cannot be carried out on this host." => "The reason says what is in the way: usually certificates, keys or names of [pool] tls.";
     "generator:start" Generator "The check or the agent could not be started on this host." => "The reason says what is in the way: certificates and keys that do not fit, a local address that is not there, or no resources.";
+    "generator:stopped" Generator "The thread of a check ended without an answer." => "This is a mistake of adsum: report it with what it printed before.";
     "generator:too_many_kinds" Generator "More kinds of failures than are kept apart in one second; further ones are added up here." => "Look at the kinds before this one: they tell what is wrong.";
     "protocol:contact" Pool "The 2xx to a REGISTER did not list our Contact, so nobody can be reached there (RFC 3261 section 10.3)." => "Look at the registrar: does it take the Contact, or does a device between rewrite it?";
     "protocol:etag" Pool "The 2xx to a PUBLISH had no SIP-ETag (RFC 3903 section 6)." => "Look at the presence server: it has to give an entity tag, or documents cannot be refreshed.";
