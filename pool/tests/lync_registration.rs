@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use adsum_pool::PoolConfig;
-use common::lync::{Client, World, open, opaque, uuid, with};
+use common::lync::{Client, World, opaque, open, uuid, with};
 use common::{MS, SECOND};
 
 /// Points 1 and 6 of what an existing client expects, word by word.
@@ -32,7 +32,9 @@ fn the_200_has_all_that_steers_a_client() {
     assert_eq!(answer.all("Supported"), ["adhoclist", "msrtc-event-categories"]);
     let events = answer.header("Allow-Events");
     assert!(!events.contains(' '));
-    for event in ["vnd-microsoft-roaming-contacts", "vnd-microsoft-provisioning-v2", "vnd-microsoft-roaming-self"] {
+    for event in
+        ["vnd-microsoft-roaming-contacts", "vnd-microsoft-provisioning-v2", "vnd-microsoft-roaming-self"]
+    {
         assert!(events.split(',').any(|e| e == event), "{events}");
     }
     let keep_alive = answer.header("ms-keep-alive");
@@ -42,10 +44,7 @@ fn the_200_has_all_that_steers_a_client() {
         answer.header("presence-state"),
         "register-action=\"added\";primary-cluster-type=\"central\";is-connected-to-primary=\"yes\""
     );
-    assert_eq!(
-        answer.header("Via"),
-        "SIP/2.0/tcp 127.0.0.1:40007;ms-received-port=40007;ms-received-cid=7"
-    );
+    assert_eq!(answer.header("Via"), "SIP/2.0/tcp 127.0.0.1:40007;ms-received-port=40007;ms-received-cid=7");
     assert!(answer.header("From").ends_with(";epid=5f0a1b2c3d"));
     assert!(!answer.to_tag().is_empty());
     assert_eq!(world.stats().registrations, 1);
@@ -79,7 +78,9 @@ fn an_older_request_of_the_same_call_changes_nothing() {
 #[test]
 fn lifetimes_stay_between_five_and_fifteen_minutes() {
     let mut world = World::new(open());
-    for (asked, granted) in [(1, "300"), (299, "300"), (300, "300"), (450, "450"), (900, "900"), (7_200, "900")] {
+    for (asked, granted) in
+        [(1, "300"), (299, "300"), (300, "300"), (450, "450"), (900, "900"), (7_200, "900")]
+    {
         let mut client = Client::new(1, 1);
         client.cseq = asked;
         let request = client.register().line(&format!("Expires: {asked}"));
@@ -181,7 +182,9 @@ fn with_deregister_after_the_pool_signs_endpoints_off() {
     let sent = world.pass(SECOND + MS);
     assert_eq!(sent.len(), 1, "{sent:?}");
     let notify = &sent[0];
-    assert!(notify.text.starts_with("NOTIFY sip:127.0.0.1:40001;transport=tcp;ms-opaque=d3470f2e1d;ms-received-cid=1 SIP/2.0\r\n"));
+    assert!(notify.text.starts_with(
+        "NOTIFY sip:127.0.0.1:40001;transport=tcp;ms-opaque=d3470f2e1d;ms-received-cid=1 SIP/2.0\r\n"
+    ));
     assert_eq!(notify.peer, client.peer);
     assert_eq!(notify.header("Event"), "registration-notify");
     assert_eq!(notify.header("subscription-state"), "terminated;expires=0");

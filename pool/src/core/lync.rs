@@ -218,7 +218,8 @@ impl Lync {
 
     /// A connection came with a certificate for these names, which its CA vouches for.
     pub(super) fn certified(&mut self, connection: u64, names: &[String]) {
-        let trusted = |name: &String| self.config.lync.trusted_cn.iter().any(|t| t.eq_ignore_ascii_case(name));
+        let trusted =
+            |name: &String| self.config.lync.trusted_cn.iter().any(|t| t.eq_ignore_ascii_case(name));
         if names.iter().any(trusted) {
             self.streams.entry(connection).or_default().is_trusted = true;
             self.stats.trusted_connections += 1;

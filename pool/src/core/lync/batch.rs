@@ -5,6 +5,7 @@ use adsum_presence::slab::NONE;
 use adsum_sip::ids::mix;
 use adsum_sip::{HeaderId, Message};
 
+use super::super::ids::write_user;
 use super::category::{self, Categories};
 use super::dialog::Package;
 use super::doc::{self, Tree};
@@ -79,7 +80,11 @@ impl Lync {
         }
         if !message.header(HeaderId::ContentType).is_some_and(|kind| is_kind(kind, MEDIA_TYPE)) {
             self.line(b"Accept", MEDIA_TYPE);
-            return Err(self.refusal(415, 4013, "Content-Type is not application/msrtc-adrl-categorylist+xml"));
+            return Err(self.refusal(
+                415,
+                4013,
+                "Content-Type is not application/msrtc-adrl-categorylist+xml",
+            ));
         }
         let tree = match Tree::read(body) {
             Ok(tree) if tree.root().is(NAMESPACE, "batchSub") => tree,
@@ -124,7 +129,8 @@ impl Lync {
     /// The fault knob: the same users each time, so that a client can tell.
     fn is_elsewhere(&self, user: u32) -> bool {
         let share = self.config.lync.resubscribe;
-        share > 0.0 && (mix(self.config.seed ^ mix(u64::from(user))) >> 11) as f64 / (1u64 << 53) as f64 <= share
+        share > 0.0
+            && (mix(self.config.seed ^ mix(u64::from(user))) >> 11) as f64 / (1u64 << 53) as f64 <= share
     }
 
     /// Begins, changes and ends watches; what is too many is counted and not watched.
@@ -199,8 +205,7 @@ impl Lync {
     /// The list of these and their documents, into `body`; one alone may be told
     /// by its document alone. Who leaves is not named.
     pub(super) fn write_batch(&mut self, watcher: u32, entries: &[Entry]) -> Content {
-        let named: Vec<&Entry> =
-            entries.iter().filter(|e| !matches!(e.verdict, Verdict::Leave(_))).collect();
+        let named: Vec<&Entry> = entries.iter().filter(|e| !matches!(e.verdict, Verdict::Leave(_))).collect();
         if named.is_empty() {
             return Content::Empty;
         }
@@ -221,14 +226,16 @@ impl Lync {
             doc::escape(&entry.uri, &mut body);
             body.extend_from_slice(b"\">");
             match entry.verdict {
-                Verdict::Active(..) => {
+                Verdict::Active(publisher, _) => {
                     body.extend_from_slice(b"<instance id=\"0\" state=\"active\" cid=\"");
-                    doc::escape(content_id(&entry.uri), &mut body);
+                    self.write_content_id(publisher, &mut body);
                     body.extend_from_slice(b"\"/>");
                 }
                 Verdict::Resubscribe => body.extend_from_slice(b"<instance id=\"0\" state=\"resubscribe\"/>"),
                 Verdict::NoResource | Verdict::Leave(_) => {
-                    body.extend_from_slice(b"<instance id=\"0\" state=\"terminated\" reason=\"noresource\"/>");
+                    body.extend_from_slice(
+                        b"<instance id=\"0\" state=\"terminated\" reason=\"noresource\"/>",
+                    );
                 }
             }
             body.extend_from_slice(b"</resource>");
@@ -236,7 +243,9 @@ impl Lync {
         body.extend_from_slice(b"</list>\r\n");
         for entry in &named {
             if let Verdict::Active(publisher, categories) = entry.verdict {
-                part(content_id(&entry.uri).as_bytes(), b"application/msrtc-event-categories+xml", &mut body);
+                let mut id = Vec::with_capacity(32);
+                self.write_content_id(publisher, &mut id);
+                part(&id, b"application/msrtc-event-categories+xml", &mut body);
                 self.body = body;
                 let container = self.effective(publisher, watcher);
                 self.write_categories(publisher, container, categories);
@@ -250,11 +259,13 @@ impl Lync {
         self.body = body;
         Content::Multipart
     }
-}
 
-/// The URI without its scheme; whatever could end a header line was none of ours.
-fn content_id(uri: &str) -> &str {
-    uri.split_once(':').map_or(uri, |(_, rest)| rest)
+    /// A name of our own, not the URI as it was written: that may hold line breaks.
+    fn write_content_id(&self, publisher: u32, out: &mut Vec<u8>) {
+        write_user(publisher, out);
+        out.push(b'@');
+        out.extend_from_slice(self.config.domain.as_bytes());
+    }
 }
 
 fn part(id: &[u8], media_type: &[u8], out: &mut Vec<u8>) {

@@ -3,10 +3,10 @@
 
 use adsum_sip::{Message, Time};
 
+use super::super::ids::write_number;
 use super::dialog::Package;
 use super::doc::{self, Element, Tree};
 use super::notify::Content;
-use super::super::ids::write_number;
 use super::{Lync, Out, Reply};
 
 const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";

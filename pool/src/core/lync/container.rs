@@ -3,9 +3,9 @@
 
 use adsum_sip::Message;
 
+use super::super::ids::write_number;
 use super::doc::{self, Tree};
 use super::{Lync, Out, Reply};
-use super::super::ids::write_number;
 
 const MANAGEMENT: &str = "http://schemas.microsoft.com/2006/09/sip/container-management";
 const SUBSCRIBERS: &str = "http://schemas.microsoft.com/2006/09/sip/presence-subscribers";
@@ -95,7 +95,13 @@ impl Lync {
     pub(super) fn effective(&self, publisher: u32, watcher: u32) -> u16 {
         let held = self.users.get(publisher as usize - 1).and_then(|u| u.containers.as_deref());
         match held {
-            None => if self.config.lync.bare_containers { 0 } else { 200 },
+            None => {
+                if self.config.lync.bare_containers {
+                    0
+                } else {
+                    200
+                }
+            }
             Some(held) => {
                 let mut aor = Vec::with_capacity(32);
                 self.write_aor(watcher, &mut aor);

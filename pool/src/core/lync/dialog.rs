@@ -166,7 +166,8 @@ impl Lync {
         if package == Package::Presence {
             self.line(b"Require", b"eventlist");
         }
-        let mut state = if granted > 0 { b"active;expires=".to_vec() } else { b"terminated;expires=".to_vec() };
+        let mut state =
+            if granted > 0 { b"active;expires=".to_vec() } else { b"terminated;expires=".to_vec() };
         write_number(u64::from(granted), &mut state);
         self.line(b"subscription-state", &state);
         if has_word(message, HeaderId::Supported, b"ms-benotify") {
@@ -236,13 +237,7 @@ impl Lync {
     }
 
     /// Asked once, without a subscription (`Expires: 0` outside of a dialog).
-    fn poll(
-        &mut self,
-        user: u32,
-        package: Package,
-        entries: &[Entry],
-        message: &Message<'_>,
-    ) -> Reply {
+    fn poll(&mut self, user: u32, package: Package, entries: &[Entry], message: &Message<'_>) -> Reply {
         let content = self.first(user, package, entries, false, super::NONE);
         self.number_line(b"Expires", 0);
         self.line(b"Event", package.name());

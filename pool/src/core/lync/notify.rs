@@ -92,7 +92,8 @@ impl Head<'_> {
         out.extend_from_slice(b";branch=");
         write_branch(self.branch.0, self.branch.1, self.branch.2, out);
         out.extend_from_slice(b";branched=FALSE\r\nMax-Forwards: 70\r\nFrom: ");
-        for part in [self.from, b";tag=", self.from_tag, b"\r\nTo: ", self.to, b"\r\nCall-ID: ", self.call_id] {
+        for part in [self.from, b";tag=", self.from_tag, b"\r\nTo: ", self.to, b"\r\nCall-ID: ", self.call_id]
+        {
             out.extend_from_slice(part);
         }
         out.extend_from_slice(b"\r\nCSeq: ");

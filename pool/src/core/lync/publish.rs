@@ -309,14 +309,17 @@ fn read(publication: Element<'_>, endpoint: u32) -> Result<Wish, Refusal> {
         let text = text(name);
         text.parse::<u32>().ok().or_else(|| text.parse::<i32>().ok().map(i32::cast_unsigned))
     };
-    let category = category::category(&text("categoryName"))
-        .ok_or((400, 4000, "categoryName: a category that is not registered with this pool"))?;
+    let category = category::category(&text("categoryName")).ok_or((
+        400,
+        4000,
+        "categoryName: a category that is not registered with this pool",
+    ))?;
     let instance = number("instance").ok_or((400, 4000, "publication: instance is a number of 32 bits"))?;
-    let container = text("container")
-        .parse::<u16>()
-        .ok()
-        .filter(|c| *c < 32_767)
-        .ok_or((400, 4000, "publication: container is a number from 0 to 32766"))?;
+    let container = text("container").parse::<u16>().ok().filter(|c| *c < 32_767).ok_or((
+        400,
+        4000,
+        "publication: container is a number from 0 to 32766",
+    ))?;
     let version = if text("version").is_empty() { Some(0) } else { number("version") };
     let version = version.ok_or((400, 4000, "publication: version is a number"))?;
     let expires = if text("expires").is_empty() { None } else { number("expires") };

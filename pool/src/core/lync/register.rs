@@ -77,7 +77,8 @@ impl Lync {
         let from = message.header(HeaderId::From).and_then(value::name_addr);
         let epid = from.and_then(|f| value::param(f.params, "epid")).unwrap_or(b"");
         let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
-        let given = contact.and_then(|c| value::param(c.params, "+sip.instance")).and_then(identity::read_urn);
+        let given =
+            contact.and_then(|c| value::param(c.params, "+sip.instance")).and_then(identity::read_urn);
         if epid.len() > MAX_EPID {
             return self.refusal(400, 4012, "epid too long");
         }

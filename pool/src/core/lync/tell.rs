@@ -4,12 +4,12 @@
 use adsum_presence::slab::NONE;
 use adsum_sip::Time;
 
+use super::super::ids::write_user;
 use super::category::{self, CONTACT_CARD, Categories, Category, Input, NOTE, OUTPUTS, STATE};
 use super::container::BLOCKED;
 use super::dialog::Package;
 use super::notify::Content;
 use super::publish::Touched;
-use super::super::ids::write_user;
 use super::{Lync, Out};
 
 impl Lync {
@@ -139,7 +139,9 @@ impl Lync {
     /// What is seen of a user through a container, appended to `body`.
     pub(super) fn write_categories(&mut self, publisher: u32, container: u16, wanted: Categories) {
         let mut body = std::mem::take(&mut self.body);
-        body.extend_from_slice(b"<categories xmlns=\"http://schemas.microsoft.com/2006/09/sip/categories\" uri=\"");
+        body.extend_from_slice(
+            b"<categories xmlns=\"http://schemas.microsoft.com/2006/09/sip/categories\" uri=\"",
+        );
         self.write_aor(publisher, &mut body);
         body.extend_from_slice(b"\">");
         let held = self.users.get(publisher as usize - 1);
@@ -213,7 +215,9 @@ impl Lync {
         touched: &[(Category, u16)],
         body: &mut Vec<u8>,
     ) {
-        body.extend_from_slice(b"<categories xmlns=\"http://schemas.microsoft.com/2006/09/sip/categories\" uri=\"");
+        body.extend_from_slice(
+            b"<categories xmlns=\"http://schemas.microsoft.com/2006/09/sip/categories\" uri=\"",
+        );
         self.write_aor(user, body);
         body.extend_from_slice(b"\">");
         let held = self.users.get(user as usize - 1);
