@@ -76,11 +76,9 @@ fn main() {
     };
     let begin = Instant::now();
     for user in 1..=users {
-        let lines = format!(
-            "Contact: <sip:127.0.0.1:10000;transport=tls>;proxy=replace\r\nSupported: gruu-10, msrtc-event-categories\r\n\
-             Event: registration\r\nExpires: 900\r\n"
-        );
-        send(&mut core, now, user, request("REGISTER", user, &format!("r{user}"), 1, &lines, ""));
+        let lines = "Contact: <sip:127.0.0.1:10000;transport=tls>;proxy=replace\r\n\
+            Supported: gruu-10, msrtc-event-categories\r\nEvent: registration\r\nExpires: 900\r\n";
+        send(&mut core, now, user, request("REGISTER", user, &format!("r{user}"), 1, lines, ""));
         let resources: String = (1..=contacts)
             .map(|n| format!("<resource uri=\"sip:user{:06}@pool.test\"/>", (user + n - 1) % users + 1))
             .collect();

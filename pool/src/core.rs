@@ -301,7 +301,7 @@ impl Core {
                 Start::Response { code, .. } => {
                     self.received.count(row(message.method()), code);
                     if self.lync.is_some() && Lync::sent_what_is_answered(&message) {
-                        self.with_lync(|lync| lync.response(peer, code, &message));
+                        self.with_lync(|lync| lync.response(now, peer, code, &message));
                     } else {
                         self.response(now, code, &message);
                     }

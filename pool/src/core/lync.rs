@@ -19,9 +19,11 @@ mod doc;
 mod gate;
 mod identity;
 mod notify;
+mod ntlm;
 mod publish;
 mod register;
 mod render;
+mod sipae;
 mod tell;
 
 use std::cmp::Reverse;
@@ -174,6 +176,8 @@ pub(super) struct Lync {
     /// Scratch: lines of the answer, its body or that of a notification.
     lines: Vec<u8>,
     body: Vec<u8>,
+    /// The number that the answer is signed under.
+    reserved: u32,
 }
 
 impl Lync {
@@ -203,6 +207,7 @@ impl Lync {
             spare: Vec::new(),
             lines: Vec::new(),
             body: Vec::new(),
+            reserved: 0,
             config: config.clone(),
         }
     }
@@ -289,7 +294,7 @@ impl Lync {
         let (mut reply, association) = self.answer(now, peer, method, uri, message, out);
         let delay = self.config.answer_delay.map_or(0, |delay| delay.draw(&mut self.chance));
         reply.at = reply.at.max(now) + delay;
-        let bytes = self.rendered(now, reply, association, message, peer);
+        let bytes = self.rendered(reply, association, message, peer);
         self.sent.count(row(method), reply.code);
         // The answer first, then the notifications that it causes.
         out.insert(first, Out { peer, bytes, at: reply.at, notify: false });
@@ -329,7 +334,7 @@ impl Lync {
         }
         let association = match self.admit(now, peer, sender, message) {
             Ok(association) => association,
-            Err(reply) => return (reply, None),
+            Err(refused) => return refused,
         };
         if let Err(reply) = self.acceptable(method, message) {
             return (reply, association);

@@ -42,7 +42,7 @@ impl Client {
         let port = 40_000 + connection as u16;
         Client {
             user,
-            epid: format!("{:010x}", 0x5f0a_1b2c_00 + connection),
+            epid: format!("{:010x}", 0x005f_0a1b_2c00 + connection),
             peer: Peer::Stream(connection, SocketAddr::from(([127, 0, 0, 1], port)), false),
             cseq: 0,
             own_tag: String::new(),

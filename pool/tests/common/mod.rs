@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 pub mod lync;
+pub mod ntlm;
 
 use std::net::SocketAddr;
 

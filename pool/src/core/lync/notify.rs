@@ -165,7 +165,7 @@ impl Lync {
         };
         head.write(&mut bytes);
         if let Some(association) = endpoint.association {
-            self.gate.sign(now, association, &head.outgoing(), &mut bytes, &mut self.stats);
+            self.gate.sign(association, None, &head.outgoing(), &mut bytes, &mut self.stats);
         }
         if dialog.package == Package::Presence {
             bytes.extend_from_slice(b"Require: eventlist\r\n");
@@ -212,7 +212,7 @@ impl Lync {
         };
         head.write(&mut bytes);
         if let Some(association) = endpoint.association {
-            self.gate.sign(now, association, &head.outgoing(), &mut bytes, &mut self.stats);
+            self.gate.sign(association, None, &head.outgoing(), &mut bytes, &mut self.stats);
         }
         bytes.extend_from_slice(
             b"ms-diagnostics-public: 4141;reason=\"User disabled\"\r\nEvent: registration-notify\r\n\
@@ -231,7 +231,7 @@ impl Lync {
     }
 
     /// An answer to a NOTIFY of ours; anything else is not looked at.
-    pub(in super::super) fn response(&mut self, peer: Peer, code: u16, message: &Message<'_>) {
+    pub(in super::super) fn response(&mut self, now: Time, peer: Peer, code: u16, message: &Message<'_>) {
         let Some((slot, generation, _)) = message.branch().and_then(read_branch) else { return };
         if code < 200 || message.method() != b"NOTIFY" {
             return;
@@ -241,7 +241,7 @@ impl Lync {
         let signed = self.endpoints.get(dialog.endpoint).and_then(|e| e.association);
         // Whoever has keys signs answers, too; others may not end a subscription.
         if let Some(association) = signed
-            && !self.gate.is_proven(association, peer, message)
+            && !self.gate.is_proven(now, association, peer, message)
         {
             self.stats.bad_signatures += 1;
             return;

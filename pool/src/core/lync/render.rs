@@ -1,7 +1,6 @@
 //! Answers as bytes: copied from the request, with our lines, and signed last.
 
 use adsum_sip::protection::Outgoing;
-use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, value};
 
 use super::super::ids::write_number;
@@ -14,7 +13,6 @@ impl Lync {
     /// The answer to `message`, from `lines` and `body`.
     pub(super) fn rendered(
         &mut self,
-        now: Time,
         reply: Reply,
         association: Option<Association>,
         message: &Message<'_>,
@@ -79,7 +77,7 @@ impl Lync {
                 body: &self.body,
                 ..Outgoing::default()
             };
-            self.gate.sign(now, association, &outgoing, &mut out, &mut self.stats);
+            self.gate.sign(association, Some(self.reserved), &outgoing, &mut out, &mut self.stats);
         }
         out.extend_from_slice(b"Content-Length: ");
         write_number(self.body.len() as u64, &mut out);
