@@ -41,16 +41,6 @@ fn a_handshake_is_two_unsigned_401_and_a_signed_200() {
     }
 }
 
-/// A client that can do less than is offered.
-#[test]
-fn an_older_client_keeps_its_version() {
-    let mut world = World::new(closed());
-    let (mut client, mut keys) = sign_on(&mut world, 1, 1, 3);
-    let request = client.subscribe("vnd-microsoft-roaming-self");
-    let sent = tell(&mut world, &client, &mut keys, &request);
-    assert!(sent[0].code() == 200 && keys.proves(&sent[0]));
-}
-
 /// Point 13: everything after the 200 is signed: answers, good and bad,
 /// BENOTIFY, NOTIFY; numbers rise by one.
 #[test]

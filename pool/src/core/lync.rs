@@ -17,13 +17,10 @@ mod container;
 mod dialog;
 mod doc;
 mod gate;
-mod identity;
 mod notify;
-mod ntlm;
 mod publish;
 mod register;
 mod render;
-mod sipae;
 mod tell;
 
 use std::cmp::Reverse;

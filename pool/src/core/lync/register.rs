@@ -2,12 +2,12 @@
 //! when one of them leaves.
 
 use adsum_presence::wheel::TimerId;
+use adsum_sip::gruu::Instance;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
 use super::super::ids::write_number;
 use super::gate::Association;
-use super::identity::{self, Instance};
 use super::publish::Touched;
 use super::{Due, Lync, Out, Peer, Pieces, Reply, Tag, has_word};
 
@@ -77,12 +77,11 @@ impl Lync {
         let from = message.header(HeaderId::From).and_then(value::name_addr);
         let epid = from.and_then(|f| value::param(f.params, "epid")).unwrap_or(b"");
         let contact = message.header(HeaderId::Contact).and_then(value::name_addr);
-        let given =
-            contact.and_then(|c| value::param(c.params, "+sip.instance")).and_then(identity::read_urn);
+        let given = contact.and_then(|c| value::param(c.params, "+sip.instance")).and_then(read_urn);
         if epid.len() > MAX_EPID {
             return self.refusal(400, 4012, "epid too long");
         }
-        let derived = (!epid.is_empty()).then(|| identity::instance_of(epid));
+        let derived = (!epid.is_empty()).then(|| Instance::of_epid(epid));
         let instance = match (derived, given) {
             (None, None) => return self.refusal(400, 4010, "Missing endpoint identifier"),
             // [MS-SIPAE] §3.3.5.2 has it checked; its number for it was not to be found.
@@ -179,7 +178,7 @@ impl Lync {
         contact.extend_from_slice(b";gruu=\"");
         self.write_aor(user, &mut contact);
         contact.extend_from_slice(b";opaque=user:epid:");
-        identity::write_opaque(self.endpoints[slot].instance, &mut contact);
+        self.endpoints[slot].instance.write_opaque(&mut contact);
         contact.extend_from_slice(b";gruu\"");
         self.line(b"Contact", &contact);
         self.number_line(b"Expires", u64::from(granted));
@@ -209,16 +208,20 @@ impl Lync {
             if let Some(slot) = held.endpoints.iter().copied().find(named) {
                 return Some(slot);
             }
-            return self.find_instance(user, identity::instance_of(epid));
+            return self.find_instance(user, Instance::of_epid(epid));
         }
         if let Some(contact) = message.header(HeaderId::Contact).and_then(value::name_addr) {
-            let urn = value::param(contact.params, "+sip.instance").and_then(identity::read_urn);
-            let gruu = || {
-                let uri = value::sip_uri(contact.uri)?;
-                identity::read_opaque(value::param(uri.params, "opaque")?)
-            };
-            if let Some(instance) = urn.or_else(gruu) {
+            if let Some(instance) = value::param(contact.params, "+sip.instance").and_then(read_urn) {
                 return self.find_instance(user, instance);
+            }
+            let params = value::sip_uri(contact.uri).map_or(&b""[..], |uri| uri.params);
+            if let Some(opaque) = value::param(params, "opaque") {
+                let named = |slot: &u32| {
+                    let mut own = b"user:epid:".to_vec();
+                    self.endpoints[*slot].instance.write_opaque(&mut own);
+                    own == opaque
+                };
+                return held.endpoints.iter().copied().find(named);
             }
         }
         let mut here = held.endpoints.iter().copied().filter(|slot| self.endpoints[*slot].peer == peer);
@@ -315,6 +318,11 @@ impl Lync {
             self.commit(now, now, user, &mut touched, out);
         }
     }
+}
+
+/// `<urn:uuid:…>`, as `+sip.instance` has it between its quotes.
+fn read_urn(value: &[u8]) -> Option<Instance> {
+    Instance::parse(value.strip_prefix(b"<").and_then(|v| v.strip_suffix(b">")).unwrap_or(value))
 }
 
 /// A Contact as we see it: with `proxy=replace` under the address that it came
