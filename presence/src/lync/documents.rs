@@ -94,7 +94,9 @@ pub fn write_publish(what: Publish, uri: &[u8], epid: &Epid, versions: &Versions
 
 fn write_device(uri: &[u8], epid: &Epid, out: &mut Vec<u8>) {
     out.extend_from_slice(b"<device xmlns=\"http://schemas.microsoft.com/2006/09/sip/device\" endpointId=\"");
-    out.extend(epid.uuid().iter().map(u8::to_ascii_uppercase));
+    let begin = out.len();
+    epid.instance().write_uuid(out);
+    out[begin..].make_ascii_uppercase();
     out.extend_from_slice(b"\"><capabilities preferred=\"false\" uri=\"");
     escape(uri, out);
     out.extend_from_slice(

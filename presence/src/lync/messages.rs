@@ -8,7 +8,7 @@ use adsum_sip::ids::{BranchRef, Namespace, TAG_LEN};
 use adsum_sip::template::{Template, TemplateError};
 
 use super::LyncOptions;
-use super::identity::{EPID_LEN, UUID_LEN};
+use super::identity::Epid;
 use crate::accounts::write_number;
 use crate::population::Transport;
 use crate::simple::MessageError;
@@ -42,7 +42,7 @@ pub struct Fields<'a> {
     /// Our tag.
     pub from_tag: [u8; TAG_LEN],
     /// Our endpoint.
-    pub epid: &'a [u8; EPID_LEN],
+    pub epid: &'a Epid,
     /// The address of record that it is about.
     pub to: &'a [u8],
     /// The other side's tag; empty outside a dialog.
@@ -55,10 +55,8 @@ pub struct Fields<'a> {
     pub local: &'a [u8],
     /// The GRUU that the registrar gave us.
     pub contact: &'a [u8],
-    /// Of a registration: the token by which its Contact is known, and its instance.
+    /// Of a registration: the token by which its Contact is known.
     pub opaque: [u8; TAG_LEN],
-    /// See `opaque`.
-    pub uuid: [u8; UUID_LEN],
     /// More header lines, each with its line break: Route, Expires, Content-Type.
     pub lines: &'a [u8],
     /// The body.
@@ -178,7 +176,7 @@ impl Messages {
             Slot::Branch => namespace.write_branch(out, branch),
             Slot::From => out.extend_from_slice(fields.from),
             Slot::FromTag => out.extend_from_slice(&fields.from_tag),
-            Slot::Epid => out.extend_from_slice(fields.epid),
+            Slot::Epid => out.extend_from_slice(&fields.epid.0),
             Slot::To => out.extend_from_slice(fields.to),
             Slot::ToTag => {
                 if !fields.to_tag.is_empty() {
@@ -190,7 +188,7 @@ impl Messages {
             Slot::CSeq => write_number(u64::from(fields.cseq), 0, out),
             Slot::Contact => out.extend_from_slice(fields.contact),
             Slot::Opaque => out.extend_from_slice(&fields.opaque),
-            Slot::Uuid => out.extend_from_slice(&fields.uuid),
+            Slot::Uuid => fields.epid.instance().write_uuid(out),
             Slot::Lines => {
                 out.extend_from_slice(fields.lines);
                 lines_end = out.len();
@@ -236,7 +234,7 @@ mod tests {
             request_uri: b"sip:loadlab.test",
             from: b"sip:pub00001@loadlab.test",
             from_tag: *b"12345678",
-            epid: b"5f0a1b2c3d",
+            epid: &Epid(*b"5f0a1b2c3d"),
             to: b"sip:pub00001@loadlab.test",
             to_tag: b"srv",
             call_id: b"call",
@@ -244,7 +242,6 @@ mod tests {
             local: b"127.0.0.1:4000",
             contact: b"sip:pub00001@loadlab.test;opaque=user:epid:qM3H0mWuslC2FF6rLkUq5gAA;gruu",
             opaque: *b"0badcafe",
-            uuid: *b"d2c7cda8-ae65-50b2-b614-5eab2e452ae6",
             lines: b"Expires: 0\r\n",
             body: b"<x/>",
         };
@@ -281,7 +278,7 @@ mod tests {
             }
         }
         assert!(Messages::new(Transport::Udp, &LyncOptions::default()).is_err());
-        let agent = LyncOptions { user_agent: Some("x\r\ny: z".to_owned()) };
+        let agent = LyncOptions { user_agent: Some("x\r\ny: z".to_owned()), ..LyncOptions::default() };
         assert!(Messages::new(Transport::Tcp, &agent).is_err());
     }
 }

@@ -30,6 +30,33 @@ pub struct LyncOptions {
     /// `User-Agent`, if not [`messages::USER_AGENT`]: version filters of a pool
     /// (17002, 17003 of [MS-OCER]) may let certain ones pass only.
     pub user_agent: Option<String>,
+    /// How users prove who they are.
+    pub auth: LyncAuth,
+}
+
+/// How users prove who they are to a Lync server ([MS-SIPAE]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum LyncAuth {
+    /// Not at all: the server trusts the connection (a trusted server's
+    /// certificate), or everybody. A challenge is a failure.
+    #[default]
+    None,
+    /// Digest (RFC 7616), which some servers offer to external users.
+    Digest,
+    /// NTLM, with signatures on all that follows.
+    Ntlm(NtlmOptions),
+}
+
+/// What NTLM needs to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NtlmOptions {
+    /// Check what the server signs; costs an HMAC for each message.
+    pub verify: bool,
+    /// The name of this host.
+    pub workstation: String,
+    /// What time it is when the population is made: 100 ns since 1601, UTC.
+    /// Servers that send no time refuse one that is 15 minutes off.
+    pub filetime: u64,
 }
 
 /// Appends which authentication schemes a server offered, and what can be done

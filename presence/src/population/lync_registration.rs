@@ -1,7 +1,9 @@
 //! Registrations of the `lync` dialect: GRUUs, keep-alive, and a registrar
 //! that forgets or dismisses ([MS-SIPREGE] §3.1, [MS-CONMGMT] §2.2.1).
 
+use adsum_sip::gruu::Instance;
 use adsum_sip::ids::CallKind;
+use adsum_sip::protection::Protection as _;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
@@ -10,7 +12,6 @@ use super::registration::Flaw;
 use super::state::is;
 use super::{Population, Timer};
 use crate::host::{Activity, Class, Counter, Failure, Flow, Hop, Host, Sent};
-use crate::lync::identity::UUID_LEN;
 
 /// Seconds; a registrar that wants less is kept alive this often, as no server means less.
 const LEAST_KEEP_ALIVE: u32 = 5;
@@ -30,12 +31,14 @@ impl Population {
     ) -> Result<u32, Flaw> {
         let asked = self.config.expires;
         let Some(endpoint) = self.endpoint_mut(user) else { return Ok(asked) };
-        let uuid = endpoint.epid.uuid();
+        let instance = endpoint.epid.instance();
         // The address in the Contact is the one that the server saw (`proxy=replace`): only the
         // instance says that it is ours.
         let ours =
             message.headers(HeaderId::Contact).flat_map(value::list).filter_map(value::name_addr).find(
-                |contact| value::param(contact.params, "+sip.instance").is_some_and(|i| is_uuid(i, &uuid)),
+                |contact| {
+                    value::param(contact.params, "+sip.instance").is_some_and(|urn| is_urn(urn, instance))
+                },
             );
         let Some(ours) = ours else { return Err(Flaw::NO_INSTANCE) };
         let granted = value::param(ours.params, "expires").and_then(value::number);
@@ -119,9 +122,7 @@ impl Population {
 
     /// A security association belongs to a connection: the next one begins anew.
     pub(super) fn forget_association(&mut self, user: u32) {
-        if self.is_lync() {
-            self.users[user as usize].auth = Default::default();
-        }
+        self.protection.reconnected(&mut self.users[user as usize].auth, user);
     }
 
     /// The user whose registration a NOTIFY is about: by our Call-ID, else by whose
@@ -220,10 +221,9 @@ fn keep_alive(message: &Message<'_>) -> Option<u32> {
 }
 
 /// True if `<urn:uuid:…>` is this one.
-fn is_uuid(instance: &[u8], uuid: &[u8; UUID_LEN]) -> bool {
-    let text = instance.strip_prefix(b"<").and_then(|text| text.strip_suffix(b">")).unwrap_or(instance);
-    let Some((scheme, text)) = text.split_at_checked(9) else { return false };
-    scheme.eq_ignore_ascii_case(b"urn:uuid:") && text.eq_ignore_ascii_case(uuid)
+fn is_urn(urn: &[u8], instance: Instance) -> bool {
+    let text = urn.strip_prefix(b"<").and_then(|text| text.strip_suffix(b">")).unwrap_or(urn);
+    Instance::parse(text) == Some(instance)
 }
 
 /// True if one of the lines of a header lists this word.

@@ -133,7 +133,7 @@ impl Population {
             request_uri,
             from: uri,
             from_tag: namespace.tag(call),
-            epid: &endpoint.epid.0,
+            epid: &endpoint.epid,
             to,
             to_tag,
             call_id,
@@ -141,7 +141,6 @@ impl Population {
             local,
             contact: &endpoint.gruu,
             opaque: namespace.tag(registration),
-            uuid: if shape == Shape::Register { endpoint.epid.uuid() } else { [b'0'; _] },
             lines,
             body,
         };

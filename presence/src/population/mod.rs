@@ -43,6 +43,7 @@ mod workflow;
 use adsum_sip::digest::Digest;
 use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::protection::{Scheme, Unprotected};
+use adsum_sip::sipae::Ntlm;
 use adsum_sip::time::Time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +52,7 @@ use std::rc::Rc;
 use crate::accounts::Accounts;
 use crate::contacts::Contacts;
 use crate::host::{Counter, Host, Measure, Stage};
-use crate::lync::LyncOptions;
+use crate::lync::{LyncAuth, LyncOptions};
 use crate::marker;
 use crate::simple::Messages;
 use crate::slab::{NONE, Slab, Slot};
@@ -195,6 +196,8 @@ pub struct Population {
     nowhere: Slot,
     /// What only `lync` keeps; `None` in the other dialect.
     lync: Option<Box<lync_state::Lync>>,
+    /// What time it was (FILETIME), and when: for NTLM.
+    clock: (u64, Time),
 }
 
 impl Population {
@@ -226,11 +229,18 @@ impl Population {
         let pairs = accounts.pairs().len();
         // Shards share the run's key, but no client nonces.
         let key = mix(config.namespace.key ^ mix(config.namespace.shard.into()));
-        let protection = if accounts.have_no_secrets() {
-            Scheme::None(Unprotected)
-        } else {
-            Scheme::Digest(Digest::new(config.reuse_nonce, key))
-        };
+        let mut clock = (0, now);
+        let protection =
+            if let Dialect::Lync(LyncOptions { auth: LyncAuth::Ntlm(ntlm), .. }) = &config.dialect {
+                clock.0 = ntlm.filetime;
+                Scheme::Ntlm(Box::new(Ntlm::new(ntlm.verify, key, &ntlm.workstation, ntlm.filetime)))
+            } else if matches!(&config.dialect, Dialect::Lync(options) if options.auth == LyncAuth::None)
+                || accounts.have_no_secrets()
+            {
+                Scheme::None(Unprotected)
+            } else {
+                Scheme::Digest(Digest::new(config.reuse_nonce, key))
+            };
         let lync = match &config.dialect {
             Dialect::Simple => None,
             Dialect::Lync(options) => {
@@ -239,6 +249,7 @@ impl Population {
         };
         let population = Population {
             lync,
+            clock,
             protection,
             messages,
             users: std::iter::repeat_with(User::default).take(pairs * 2).collect(),

@@ -2,7 +2,7 @@
 
 use adsum_sip::client::{ClientTransaction, Method as Invite, OnResponse, OnTimer};
 use adsum_sip::ids::{BranchRef, LIMIT_30};
-use adsum_sip::protection::{Attempts, Incoming, Protection as _, Reading, Verdict};
+use adsum_sip::protection::{Attempts, Incoming, Protection as _, Reading, Scheme, Verdict};
 use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, value};
 
@@ -254,6 +254,10 @@ impl Population {
         host: &mut impl Host,
     ) {
         let incoming = Incoming { message, request: &self.scratch.request };
+        if let Scheme::Ntlm(ntlm) = &mut self.protection {
+            // Servers that send no time of their own check ours.
+            ntlm.set_time(self.clock.0 + now.since(self.clock.1) / 100);
+        }
         let auth = &mut self.users[order.user as usize].auth;
         match self.protection.challenged(auth, &*self.accounts, order.user, &incoming, &mut order.attempts) {
             Verdict::Answer if order.challenges < MAX_CHALLENGES => {
