@@ -50,7 +50,7 @@ impl Population {
                     (_, b"ACK") => host.message_received(Method::Other, 0, false),
                     (_, b"OPTIONS") => {
                         host.message_received(Method::Other, 0, false);
-                        self.reply(flow, origin, message, 200, b"", None, host);
+                        self.reply(flow, origin, message, 200, b"", self.user_on(flow), host);
                     }
                     _ => {
                         host.message_received(method, 0, false);
@@ -59,7 +59,7 @@ impl Population {
                         } else {
                             b"Allow: NOTIFY, OPTIONS\r\n"
                         };
-                        self.reply(flow, origin, message, 405, allow, None, host);
+                        self.reply(flow, origin, message, 405, allow, self.user_on(flow), host);
                     }
                 }
             }
@@ -95,11 +95,16 @@ impl Population {
             if self.is_lync() && self.registration_notify(now, flow, origin, message, host) {
                 return self.answers.keep(transaction, 200);
             }
-            host.count(self.stage, Counter::Unmatched, now, 1);
-            if self.was_ours(message) {
-                self.answers.keep(transaction, 481);
+            let was_ours = self.was_ours(message);
+            // In `lync` a subscription ends with the answer, and its last word may come behind it.
+            let status = if was_ours && self.is_lync() && is_last(message) { 200 } else { 481 };
+            if status == 481 {
+                host.count(self.stage, Counter::Unmatched, now, 1);
             }
-            return self.reply(flow, origin, message, 481, b"", None, host);
+            if was_ours {
+                self.answers.keep(transaction, status);
+            }
+            return self.reply(flow, origin, message, status, b"", self.user_on(flow), host);
         };
         let dialog = &mut self.dialogs[slot];
         let from_tag = message.from_tag().unwrap_or(b"");
@@ -214,6 +219,12 @@ impl Population {
         true
     }
 
+    /// The user whose messages a flow carries, if it is known to be one (`lync`).
+    fn user_on(&self, flow: Flow) -> Option<u32> {
+        let one = self.users.get(flow as usize).filter(|user| self.is_lync() && user.flow == flow);
+        one.map(|_| flow)
+    }
+
     /// Answers a request with what RFC 3261 §8.2.6.2 copies from it, protected if it is known whose
     /// answer it is.
     #[allow(clippy::too_many_arguments, reason = "each is of another kind, and one line calls it")]
@@ -263,6 +274,12 @@ impl Population {
             self.wrote(user, sent.at());
         }
     }
+}
+
+/// True for a notification after which there is none.
+pub(super) fn is_last(message: &Message<'_>) -> bool {
+    let state = message.header(HeaderId::SubscriptionState).map(value::subscription_state);
+    state.is_some_and(|state| state.state.eq_ignore_ascii_case(b"terminated"))
 }
 
 /// Writes a response without a body.

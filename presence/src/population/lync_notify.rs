@@ -6,6 +6,7 @@ use adsum_sip::{HeaderId, Message, value};
 use smallvec::SmallVec;
 
 use super::Population;
+use super::incoming::is_last;
 use super::lync_state::own;
 use super::state::{has, is};
 use super::subscription::again_after;
@@ -35,9 +36,7 @@ impl Population {
         host.message_received(Method::Benotify, 0, false);
         let Some((slot, cseq)) = self.dialog_of(message) else {
             // The last word of a subscription that we ended is expected, if not waited for.
-            let state = message.header(HeaderId::SubscriptionState).map(value::subscription_state);
-            let is_last = state.is_some_and(|state| state.state.eq_ignore_ascii_case(b"terminated"));
-            if !(is_last && self.was_ours(message)) {
+            if !(is_last(message) && self.was_ours(message)) {
                 host.count(self.stage, Counter::Unmatched, now, 1);
             }
             return;

@@ -294,9 +294,7 @@ impl Population {
         for slot in [held.register_tx, held.publish_tx] {
             self.forget(slot);
         }
-        let mut watched: SmallVec<[u32; 8]> = SmallVec::new();
         while let Some(slot) = self.some_dialog(user) {
-            watched.push(self.dialogs[slot].publisher);
             self.drop_dialog(slot);
         }
         self.forget_document(user);
@@ -306,6 +304,10 @@ impl Population {
             self.registered -= 1;
         }
         self.hang_up(user, host);
+        // All whom it ever watched: a subscription that failed while they signed off told nobody.
+        let contacts = self.contacts.of(user);
+        let watched: SmallVec<[u32; 8]> =
+            contacts.filter_map(|edge| self.contacts.edge(edge)).map(|(_, publisher)| publisher).collect();
         self.unwatched_by(now, &watched, user, host);
         self.check_signed_off(now, pair_of(user), host);
     }
