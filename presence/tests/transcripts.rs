@@ -44,6 +44,21 @@ transcripts! {
     forbidden_reused_nonce
     forbidden_without_credentials
     forked
+    lync_benotify
+    lync_carrier_gone
+    lync_conflict
+    lync_contacts
+    lync_deregistered
+    lync_first_notify_missing
+    lync_keep_alive
+    lync_members
+    lync_old_server
+    lync_redirect
+    lync_registration_lost
+    lync_resubscribe
+    lync_resubscribe_elsewhere
+    lync_schemes
+    lync_workflow
     min_expires_publish
     min_expires_register
     min_expires_subscribe

@@ -10,9 +10,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use adsum_presence::Contacts;
 use adsum_presence::accounts::{Accounts, Pattern};
+use adsum_presence::contacts::Graph;
 use adsum_presence::host::{Class, FlowError, FlowEvent, Hop, Origin, Phase, Stage};
-use adsum_presence::population::{Config, Dialect, Kind, Population};
+use adsum_presence::population::{Config, Kind, Population};
 use adsum_sip::ids::Namespace;
 use adsum_sip::{Scanner, Time};
 
@@ -23,7 +25,7 @@ use wire::{Out, TARGET, Wire};
 const HOLD: Stage = Stage { step: 1, phase: Phase::Hold };
 
 /// What must not happen unseen: each of these has to be said, if it is not 0.
-const ANOMALIES: [&str; 17] = [
+const ANOMALIES: [&str; 19] = [
     "missed",
     "void_publish_failed",
     "void_interrupted",
@@ -38,6 +40,8 @@ const ANOMALIES: [&str; 17] = [
     "unmatched",
     "users_rejected",
     "etag_conflict",
+    "version_conflict",
+    "auth_mismatch",
     "malformed",
     "already_gone",
     "superseded",
@@ -116,7 +120,7 @@ impl Runner {
             expires: setup.expires,
             publish_expires: setup.publish_expires,
             deadline: setup.deadline,
-            dialect: Dialect::Simple,
+            dialect: setup.dialect.clone(),
         };
         let accounts = Accounts::Pattern {
             uri: Pattern::parse("sip:user{n:06}@pool.test").unwrap(),
@@ -124,10 +128,14 @@ impl Runner {
             password: Pattern::parse("pw-user{n:06}").unwrap(),
             pairs: (0..setup.pairs).collect(),
         };
+        let contacts = match setup.contacts.as_slice() {
+            [] => Contacts::Pairs(setup.pairs),
+            edges => Contacts::Graph(Graph::new(setup.pairs * 2, || edges.iter().copied())),
+        };
         Runner {
             kind: setup.kind,
             transport: setup.transport.name(),
-            population: Population::new(config, Rc::new(accounts), Time(0)).unwrap(),
+            population: Population::with_contacts(config, Rc::new(accounts), contacts, Time(0)).unwrap(),
             wire: Wire::new(setup.transport.is_reliable(), setup.redirects),
             captures: Captures::new(),
             requests: BTreeMap::new(),
@@ -231,6 +239,12 @@ impl Runner {
             }
         }
         let name = block.name.clone().unwrap_or_else(|| "it".to_owned());
+        if block.start == "keep-alive" {
+            if out.bytes != b"\r\n\r\n" {
+                wrong("a keep-alive: two line breaks");
+            }
+            return;
+        }
         if block.start == "again" {
             let before = self.requests.get(&name).unwrap_or_else(|| wrong("a request of that name before"));
             if before.bytes != out.bytes {
@@ -436,6 +450,10 @@ impl Runner {
             ("Call-ID", call_id),
             ("CSeq", format!("{cseq} {method}")),
         ];
+        if method == "BENOTIFY" {
+            headers.push(("Event", "presence".to_owned()));
+            headers.push(("Subscription-State", "active;expires=28800".to_owned()));
+        }
         if method == "NOTIFY" {
             headers.push(("Contact", "<sip:pa@127.0.0.1:5060>".to_owned()));
             headers.push(("Event", "presence".to_owned()));

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use adsum_presence::population::{Kind, Transport};
+use adsum_presence::lync::LyncOptions;
+use adsum_presence::population::{Dialect, Kind, Transport};
 
 const MS: u64 = 1_000_000;
 
@@ -26,6 +27,9 @@ pub struct Setup {
     pub pairs: u32,
     /// The host follows redirections over streams.
     pub redirects: bool,
+    pub dialect: Dialect,
+    /// Who watches whom, if not the second user of each pair the first.
+    pub contacts: Vec<(u32, u32)>,
 }
 
 impl Default for Setup {
@@ -40,6 +44,8 @@ impl Default for Setup {
             deadline: 25_000 * MS,
             pairs: 1,
             redirects: true,
+            dialect: Dialect::Simple,
+            contacts: Vec::new(),
         }
     }
 }
@@ -149,6 +155,8 @@ fn configure(setup: &mut Setup, key: &str, value: &str) -> bool {
         "publish_expires" => put(&mut setup.publish_expires, value.parse().ok()),
         "redirects" => put(&mut setup.redirects, yes(value)),
         "pairs" => put(&mut setup.pairs, value.parse().ok()),
+        "dialect" => put(&mut setup.dialect, dialect(value)),
+        "contacts" => put(&mut setup.contacts, contacts(value)),
         "deadline" => put(&mut setup.deadline, duration(value)),
         _ => None,
     };
@@ -167,6 +175,24 @@ fn transport(value: &str) -> Option<Transport> {
         "tls" => Some(Transport::Tls),
         _ => None,
     }
+}
+
+/// `lync` trusts the connection: no credentials.
+fn dialect(value: &str) -> Option<Dialect> {
+    match value {
+        "simple" => Some(Dialect::Simple),
+        "lync" => Some(Dialect::Lync(LyncOptions::default())),
+        _ => None,
+    }
+}
+
+/// `1>0,1>2`: user 1 watches 0 and 2.
+fn contacts(value: &str) -> Option<Vec<(u32, u32)>> {
+    let edge = |edge: &str| {
+        let (subscriber, publisher) = edge.split_once('>')?;
+        Some((subscriber.parse().ok()?, publisher.parse().ok()?))
+    };
+    value.split(',').map(edge).collect()
 }
 
 fn kind(value: &str) -> Option<Kind> {
