@@ -444,6 +444,11 @@ fn embedded(loaded: &Loaded, seed: u64) -> Result<Option<Pool>, Failed> {
         tls_listen: (s.pool.transport == scenario::Transport::Tls).then_some(loopback),
         users: u32::try_from(loaded.population.users()).unwrap_or(u32::MAX),
         seed,
+        dialect: match s.dialect {
+            scenario::Dialect::Simple => adsum_pool::config::Dialect::Simple,
+            scenario::Dialect::Lync => adsum_pool::config::Dialect::Lync,
+        },
+        auth: s.auth.scheme != scenario::Scheme::Trusted,
         ..PoolConfig::default()
     };
     Pool::start(config).map(Some).map_err(|e| (exit::NOT_STARTED, e.to_string()))

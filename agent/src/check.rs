@@ -33,6 +33,8 @@ pub struct Check {
     pub targets: Vec<SocketAddr>,
     /// How to talk to it.
     pub transport: Transport,
+    /// In which words; [`ntlm`] for the lync dialect's usual way to prove who users are.
+    pub dialect: Dialect,
     /// For TLS.
     pub tls: TlsOptions,
     /// Who publishes.
@@ -247,6 +249,8 @@ impl Seen {
     }
 }
 
+pub use crate::engine::ntlm;
+
 fn plan(check: &Check) -> ShardPlan {
     let chance = mix(clock::unix_ns() as u64 ^ u64::from(std::process::id()) << 40);
     let run = chance as u32 % LIMIT_30;
@@ -260,7 +264,7 @@ fn plan(check: &Check) -> ShardPlan {
             expires: 600,
             publish_expires: PUBLISH_EXPIRES,
             deadline: u64::try_from(check.timeout.as_nanos()).unwrap_or(u64::MAX),
-            dialect: Dialect::Simple,
+            dialect: check.dialect.clone(),
         },
         accounts: Accounts::Rows {
             rows: vec![check.publisher.clone(), check.subscriber.clone()],

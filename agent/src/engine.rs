@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use adsum_presence::accounts::{Accounts, Pattern, PatternError, Row};
 use adsum_presence::host::Stage;
+use adsum_presence::lync::{LyncAuth, LyncOptions, NtlmOptions};
 use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_proto::v1;
 use adsum_sip::ids::{Namespace, mix};
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::contacts::{Distribution, FanOut};
 use crate::failures::{FailureRow, class_name};
-use crate::locate::{LocateError, locate};
+use crate::locate::{LocateError, locate, locate_lync};
 use crate::net::allow::{Allow, Network, NetworkError};
 use crate::net::clock;
 use crate::net::tls::TlsOptions;
@@ -126,8 +127,13 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let pool = plan.pool.as_ref().ok_or_else(|| missing("pool"))?;
         let transport = transport_of(pool.transport())?;
-        let targets =
-            locate(&pool.target, transport, plan.seed).await?.permitted(&allow_of(pool, options)?)?.targets;
+        let lync = pool.dialect() == v1::Dialect::Lync;
+        let found = if lync {
+            locate_lync(&pool.target, transport, plan.seed).await?
+        } else {
+            locate(&pool.target, transport, plan.seed).await?
+        };
+        let targets = found.permitted(&allow_of(pool, options)?)?.targets;
         let pairs = pairs_of(plan)?;
         let wanted = if options.shards > 0 { options.shards } else { crate::host::facts().cores };
         let count = wanted.clamp(1, MAX_SHARDS).min(pairs.len().max(1) as u32);
@@ -377,9 +383,6 @@ fn shard_plan(
     options: &AgentOptions,
     offset_ns: i64,
 ) -> Result<ShardPlan, EngineError> {
-    if pool.dialect() != v1::Dialect::Simple {
-        return Err(EngineError::Plan(format!("this agent does not speak the dialect {:?}", pool.dialect())));
-    }
     let workload = plan.workload.as_ref().ok_or_else(|| missing("workload"))?;
     let warmup = plan.warmup.unwrap_or_default();
     let kind = match workload.kind() {
@@ -393,6 +396,7 @@ fn shard_plan(
     };
     let safety = plan.safety.unwrap_or_default();
     let max_rate = [safety.max_rate_mhz, options.max_rate_mhz].into_iter().filter(|rate| *rate > 0).min();
+    let accounts = accounts(plan, users, pairs)?;
     Ok(ShardPlan {
         config: Config {
             namespace: Namespace { run: plan.run_tag, shard: 0, key: 0 },
@@ -403,9 +407,9 @@ fn shard_plan(
             expires: workload.expires_s,
             publish_expires: workload.expires_s,
             deadline: workload.deadline_ns,
-            dialect: Dialect::Simple,
+            dialect: dialect(pool, plan.auth.as_ref(), transport, &accounts)?,
         },
-        accounts: accounts(plan, users, pairs)?,
+        accounts,
         fan_out: workload.fan_out.as_ref().map(fan_out).transpose()?,
         pairs_total: plan.users.as_ref().map_or(0, |users| users.pairs_total),
         seed: plan.seed,
@@ -434,6 +438,43 @@ fn shard_plan(
         trace: None,
         realtime: options.realtime,
     })
+}
+
+/// What is spoken, and in `lync` how users prove who they are.
+fn dialect(
+    pool: &v1::Pool,
+    auth: Option<&v1::Auth>,
+    transport: Transport,
+    accounts: &Accounts,
+) -> Result<Dialect, EngineError> {
+    match pool.dialect() {
+        v1::Dialect::Simple => return Ok(Dialect::Simple),
+        v1::Dialect::Lync => {}
+        v1::Dialect::Unspecified => return Err(missing("pool.dialect")),
+    }
+    if transport == Transport::Udp {
+        return Err(EngineError::Plan("the dialect lync does not go over UDP: tls or tcp".to_owned()));
+    }
+    let scheme = auth.map_or(v1::AuthScheme::Auto, |auth| auth.scheme());
+    let auth = match scheme {
+        v1::AuthScheme::Trusted => LyncAuth::None,
+        v1::AuthScheme::Digest => LyncAuth::Digest,
+        v1::AuthScheme::Auto | v1::AuthScheme::Unspecified if accounts.have_no_secrets() => LyncAuth::None,
+        v1::AuthScheme::Auto | v1::AuthScheme::Unspecified | v1::AuthScheme::Ntlm => ntlm(),
+        v1::AuthScheme::Kerberos => {
+            return Err(EngineError::Plan("this agent does not speak Kerberos: ntlm or trusted".to_owned()));
+        }
+    };
+    Ok(Dialect::Lync(LyncOptions { auth, ..LyncOptions::default() }))
+}
+
+/// NTLM as this host speaks it now.
+#[must_use]
+pub fn ntlm() -> LyncAuth {
+    /// From 1601, where FILETIME begins, to 1970, in its units of 100 ns.
+    const APART: u64 = 116_444_736_000_000_000;
+    let filetime = APART + u64::try_from(clock::unix_ns() / 100).unwrap_or(0);
+    LyncAuth::Ntlm(NtlmOptions { verify: true, workstation: "ADSUM".to_owned(), filetime })
 }
 
 fn fan_out(asked: &v1::FanOut) -> Result<FanOut, EngineError> {

@@ -124,6 +124,23 @@ pub async fn locate(target: &str, transport: Transport, seed: u64) -> Result<Fou
     Resolver::from_environment()?.locate(target, transport, seed).await
 }
 
+/// The same by the SRV names and hosts that clients of a Lync server try; the target may be a SIP
+/// domain or the name of a pool. See [`Locate::lync`].
+///
+/// # Errors
+/// [`LocateError`].
+pub async fn locate_lync(target: &str, transport: Transport, seed: u64) -> Result<Found, LocateError> {
+    Resolver::from_environment()?.locate_lync(target, transport, seed).await
+}
+
+fn told(transport: Transport) -> rfc3263::Transport {
+    match transport {
+        Transport::Udp => rfc3263::Transport::Udp,
+        Transport::Tcp => rfc3263::Transport::Tcp,
+        Transport::Tls => rfc3263::Transport::Tls,
+    }
+}
+
 /// Whom to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resolver {
@@ -163,13 +180,31 @@ impl Resolver {
     /// # Errors
     /// [`LocateError`], after [`TOTAL_LIMIT`] at the latest.
     pub async fn locate(&self, target: &str, transport: Transport, seed: u64) -> Result<Found, LocateError> {
+        let transport = told(transport);
+        self.run(Locate::new(target, transport, seed)?, target, transport).await
+    }
+
+    /// See [`locate_lync`].
+    ///
+    /// # Errors
+    /// [`LocateError`], after [`TOTAL_LIMIT`] at the latest.
+    pub async fn locate_lync(
+        &self,
+        target: &str,
+        transport: Transport,
+        seed: u64,
+    ) -> Result<Found, LocateError> {
+        let transport = told(transport);
+        self.run(Locate::lync(target, transport, seed)?, target, transport).await
+    }
+
+    async fn run(
+        &self,
+        mut locate: Locate,
+        target: &str,
+        transport: rfc3263::Transport,
+    ) -> Result<Found, LocateError> {
         let began = Instant::now();
-        let transport = match transport {
-            Transport::Udp => rfc3263::Transport::Udp,
-            Transport::Tcp => rfc3263::Transport::Tcp,
-            Transport::Tls => rfc3263::Transport::Tls,
-        };
-        let mut locate = Locate::new(target, transport, seed)?;
         let (host, port) = split(target)?;
         let mut questions = 0;
         let mut names = Names::default();

@@ -13,7 +13,7 @@ use adsum_proto::v1;
 use prost::Message as _;
 
 use crate::scenario::{
-    Arrivals, Connections, Distribution, FanOut, Kind, Scenario, Scheme, Site, Target, Transport,
+    Arrivals, Connections, Dialect, Distribution, FanOut, Kind, Scenario, Scheme, Site, Target, Transport,
 };
 use crate::users::{Population, Row, RowPair, Who};
 use share::{Dealt, divide};
@@ -270,8 +270,12 @@ fn pool(scenario: &Scenario, site: Option<&Site>, facts: &RunFacts) -> Result<v1
         Transport::Tcp => v1::Transport::Tcp,
         Transport::Tls => v1::Transport::Tls,
     };
+    let dialect = match scenario.dialect {
+        Dialect::Simple => v1::Dialect::Simple,
+        Dialect::Lync => v1::Dialect::Lync,
+    };
     Ok(v1::Pool {
-        dialect: v1::Dialect::Simple.into(),
+        dialect: dialect.into(),
         target,
         transport: transport.into(),
         shared_connections: connections == Connections::Shared,
@@ -291,6 +295,7 @@ fn auth(scenario: &Scenario) -> v1::Auth {
     let scheme = match scenario.auth.scheme {
         Scheme::Auto => v1::AuthScheme::Auto,
         Scheme::Digest => v1::AuthScheme::Digest,
+        Scheme::Ntlm => v1::AuthScheme::Ntlm,
         Scheme::Trusted => v1::AuthScheme::Trusted,
     };
     v1::Auth { scheme: scheme.into(), reuse_nonce: scenario.auth.reuse_nonce }

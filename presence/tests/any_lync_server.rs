@@ -99,7 +99,7 @@ impl Server {
         let auth = match seed % 3 {
             0 => LyncAuth::None,
             1 => LyncAuth::Digest,
-            _ => LyncAuth::Ntlm(NtlmOptions { verify: seed % 2 == 0, ..NtlmOptions::default() }),
+            _ => LyncAuth::Ntlm(NtlmOptions { verify: seed.is_multiple_of(2), ..NtlmOptions::default() }),
         };
         let config = Config {
             namespace: Namespace { run: 9, shard: 1, key: seed },

@@ -296,6 +296,8 @@ pub struct Locate {
     stage: Stage,
     services: Vec<String>,
     hosts: Vec<Host>,
+    /// Hosts that are tried before the target itself, if there are no SRV records.
+    fallbacks: Vec<Host>,
     /// The SRV name that `hosts` come from; `None` if it is the target itself.
     found_at: Option<String>,
     /// An SRV name whose target is `.`.
@@ -320,6 +322,7 @@ impl Locate {
             stage: Stage::Naptr,
             services: Vec::new(),
             hosts: Vec::new(),
+            fallbacks: Vec::new(),
             found_at: None,
             not_offered: None,
             no_name: false,
@@ -334,6 +337,43 @@ impl Locate {
         if let Some(address) = numeric {
             locate.answer(Answer::Addresses(vec![address]));
         }
+        Ok(locate)
+    }
+
+    /// Begins with a target of the `lync` dialect, which may be a SIP domain or
+    /// the name of a pool: the SRV names that its clients try, inside before
+    /// outside, then their well-known hosts, then the target itself. There are
+    /// no NAPTR records. At most two SRV and five address questions, or sixteen
+    /// for SRV records.
+    ///
+    /// # Errors
+    /// [`LocateError::Syntax`].
+    pub fn lync(target: &str, transport: Transport, seed: u64) -> Result<Locate, LocateError> {
+        let mut locate = Locate::new(target, transport, seed)?;
+        if locate.stage != Stage::Naptr {
+            return Ok(locate); // an address, or a port
+        }
+        let (services, hosts): ([&str; 2], &[(&str, u16)]) = match transport {
+            Transport::Tls => (
+                ["_sipinternaltls._tcp.", "_sip._tls."],
+                &[("sipinternal.", 5061), ("sipexternal.", 443), ("sip.", 443), ("sip.", 5061)],
+            ),
+            Transport::Udp | Transport::Tcp => {
+                (["_sipinternal._tcp.", "_sip._tcp."], &[("sipinternal.", 5060), ("sip.", 5060)])
+            }
+        };
+        let name = |prefix: &str| absolute(&format!("{prefix}{}", locate.host));
+        locate.services = services.iter().map(|prefix| name(prefix)).collect();
+        locate.fallbacks = hosts
+            .iter()
+            .map(|(prefix, port)| Host {
+                name: name(prefix),
+                port: *port,
+                addresses: Vec::new(),
+                settled: false,
+            })
+            .collect();
+        locate.stage = Stage::Srv(0);
         Ok(locate)
     }
 
@@ -429,12 +469,14 @@ impl Locate {
     /// No records decide: the host, on this port.
     fn host_itself(&mut self, port: u16) {
         let host = Host { name: self.host.clone(), port, addresses: Vec::new(), settled: false };
-        self.hosts = vec![host];
+        self.hosts = std::mem::take(&mut self.fallbacks);
+        self.hosts.push(host);
         self.stage = Stage::Addresses(0);
     }
 
     fn addresses_found(&mut self, at: usize, answer: Answer) {
-        self.no_name |= answer == Answer::NoName;
+        // Of the hosts that a Lync domain may have, most are not there.
+        self.no_name |= answer == Answer::NoName && self.hosts[at].name == self.host;
         let addresses = match answer {
             Answer::Addresses(addresses) => addresses,
             _ => Vec::new(),

@@ -10,7 +10,7 @@ pub use text::text;
 
 use super::timeline::{Phase, arrivals, length_ns};
 use crate::scenario::quantity::{SECOND_NS, WHOLE_PPB};
-use crate::scenario::{Connections, Distribution, Kind, Scenario, Scheme, Transport};
+use crate::scenario::{Connections, Dialect, Distribution, Kind, Scenario, Scheme, Transport};
 use crate::users::Population;
 
 /// A server need not notify of one publisher more often than this (RFC 3856 §6.10).
@@ -201,6 +201,11 @@ fn messages(scenario: &Scenario) -> (u64, u64) {
     let plain = 2 * (requests + notifies);
     match (scenario.auth.scheme, scenario.auth.reuse_nonce) {
         (Scheme::Trusted, _) => (plain, plain),
+        // NTLM challenges a REGISTER twice, and nothing after it ([MS-SIPAE]).
+        _ if scenario.dialect == Dialect::Lync && scenario.workload.kind == Kind::Workflow => {
+            (plain + 4 * users, plain + 4 * users)
+        }
+        _ if scenario.dialect == Dialect::Lync => (plain, plain),
         (_, false) => (plain + 2 * requests, plain + 2 * requests),
         // Users of a held run have had their challenge at log-on.
         (_, true) if scenario.workload.kind == Kind::Held => (plain, plain),

@@ -128,13 +128,13 @@ fn read_root(cx: &mut Cx<'_>, root: &Spanned<DeTable<'_>>) -> Option<Scenario> {
     read_schema(cx, &mut section);
     let name = read_name(cx, &mut section);
     let comment = section.text(cx, "comment").map(|text| text.value);
-    read_dialect(cx, &mut section);
+    let dialect = section.choice(cx, "dialect", Dialect::WORDS).map_or(Dialect::Simple, |dialect| dialect.value);
     let seed = section.integer(cx, "seed", 0..=i64::MAX as u64).map(|seed| seed.value);
 
-    let auth = run::auth(cx, &mut section);
+    let auth = run::auth(cx, &mut section, dialect);
     let scheme = auth.scheme;
     let pool = match section.section(cx, "pool") {
-        Some(pool) => pool::pool(cx, pool),
+        Some(pool) => pool::pool(cx, pool, dialect),
         None => missing_table(cx, &section, "pool"),
     };
     let users = match section.section(cx, "users") {
@@ -162,7 +162,7 @@ fn read_root(cx: &mut Cx<'_>, root: &Spanned<DeTable<'_>>) -> Option<Scenario> {
     Some(Scenario {
         name: name?,
         comment,
-        dialect: Dialect::Simple,
+        dialect,
         seed,
         pool: pool?,
         auth,
@@ -226,18 +226,6 @@ fn name(cx: &mut Cx<'_>, section: &mut Section<'_, '_>, key: &'static str) -> Op
     let wrong = Wrong::new(format!("`{}` is no name", section.name(key)));
     cx.wrong(&text.at, wrong.found(found).accepted(accepted));
     None
-}
-
-fn read_dialect(cx: &mut Cx<'_>, section: &mut Section<'_, '_>) {
-    let dialect = section.choice(cx, "dialect", Dialect::WORDS);
-    if let Some(dialect) = dialect
-        && dialect.value == Dialect::Lync
-    {
-        let wrong = Wrong::new("the dialect `lync` comes with a later release")
-            .found(cx.found(&dialect.at))
-            .accepted("\"simple\"");
-        cx.wrong(&dialect.at, wrong);
-    }
 }
 
 #[cfg(test)]

@@ -171,10 +171,12 @@ pub enum Scheme {
     Auto,
     /// RFC 7616.
     Digest,
+    /// MS-SIPAE, in the dialect `lync`.
+    Ntlm,
     /// Not at all: the pool trusts the connection.
     Trusted,
 }
-words!(Scheme { Auto = "auto", Digest = "digest", Trusted = "trusted" });
+words!(Scheme { Auto = "auto", Digest = "digest", Ntlm = "ntlm", Trusted = "trusted" });
 
 /// `[auth]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::model::{Connections, Pool, Site, Target, Tls, Transport};
+use super::model::{Connections, Dialect, Pool, Site, Target, Tls, Transport};
 use super::network::{HostPort, Network, SourceRange, is_loopback};
 use super::reader::{At, Cx, Section};
 use super::source::Wrong;
@@ -13,12 +13,12 @@ use super::{MAX_NAME, names};
 const MAX_ENTRIES: usize = 256;
 const TARGET: &str = "host[:port] or \"embedded\"";
 
-pub(super) fn pool(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<Pool> {
+pub(super) fn pool(cx: &mut Cx<'_>, mut section: Section<'_, '_>, dialect: Dialect) -> Option<Pool> {
     let target = target(cx, &mut section);
     if !section.has("target") {
         section.missing(cx, "target", TARGET);
     }
-    let transport = section.choice(cx, "transport", Transport::WORDS).map_or(Transport::Udp, |t| t.value);
+    let transport = transport(cx, &mut section, dialect);
     let connections = section.choice(cx, "connections", Connections::WORDS);
     let allow = allow(cx, &mut section);
     if let Some(target) = &target {
@@ -37,6 +37,16 @@ pub(super) fn pool(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<Pool
         source,
         tls,
     })
+}
+
+fn transport(cx: &mut Cx<'_>, section: &mut Section<'_, '_>, dialect: Dialect) -> Transport {
+    let lync = dialect == Dialect::Lync;
+    let asked = section.choice(cx, "transport", Transport::WORDS);
+    if let Some(asked) = asked.as_ref().filter(|asked| lync && asked.value == Transport::Udp) {
+        let wrong = Wrong::new("the dialect `lync` does not go over UDP").found(cx.found(&asked.at));
+        cx.wrong(&asked.at, wrong.accepted("\"tls\", \"tcp\""));
+    }
+    asked.map_or(if lync { Transport::Tls } else { Transport::Udp }, |asked| asked.value)
 }
 
 /// `[sites.NAME]`: each may say where to and from where for itself.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
-use super::model::{Auth, Base, Fleet, OnAgentLoss, Profile, Report, Safety, Scheme, Site, Threshold, Trust};
+use super::model::{Auth, Base, Dialect, Fleet, OnAgentLoss, Profile, Report, Safety, Scheme, Site, Threshold, Trust};
 use super::names::nearest;
 use super::quantity::{self, SECOND_NS, WHOLE_PPB};
 use super::reader::{At, Cx, Section};
@@ -22,23 +22,28 @@ const DAY_NS: u64 = 86_400 * SECOND_NS;
 /// The steps before the first and behind the last one of the scenario, which a threshold may name.
 const OUTER_STEPS: [&str; 2] = ["warmup", "drain"];
 
-pub(super) fn auth(cx: &mut Cx<'_>, root: &mut Section<'_, '_>) -> Auth {
+pub(super) fn auth(cx: &mut Cx<'_>, root: &mut Section<'_, '_>, dialect: Dialect) -> Auth {
     let mut auth = Auth { scheme: Scheme::Auto, reuse_nonce: true };
     let Some(mut section) = root.section(cx, "auth") else { return auth };
     let choices = [
         ("auto", Some(Scheme::Auto)),
         ("digest", Some(Scheme::Digest)),
-        ("ntlm", None),
+        ("ntlm", Some(Scheme::Ntlm)),
         ("kerberos", None),
         ("trusted", Some(Scheme::Trusted)),
     ];
     if let Some(scheme) = section.choice(cx, "scheme", &choices) {
         match scheme.value {
+            Some(Scheme::Ntlm) if dialect != Dialect::Lync => {
+                let wrong = Wrong::new("`ntlm` belongs to the dialect `lync`").found(cx.found(&scheme.at));
+                let accepted = "\"auto\", \"digest\", \"trusted\", or dialect = \"lync\"";
+                cx.wrong(&scheme.at, wrong.accepted(accepted));
+            }
             Some(scheme) => auth.scheme = scheme,
             None => {
                 let wrong =
                     Wrong::new("this `auth.scheme` comes with a later release").found(cx.found(&scheme.at));
-                cx.wrong(&scheme.at, wrong.accepted("\"auto\", \"digest\", \"trusted\""));
+                cx.wrong(&scheme.at, wrong.accepted("\"auto\", \"digest\", \"ntlm\", \"trusted\""));
             }
         }
     }

@@ -76,6 +76,7 @@ struct File {
 #[schemars(rename_all = "lowercase")]
 enum Dialect {
     Simple,
+    Lync,
 }
 
 /// Where to.
@@ -84,7 +85,7 @@ enum Dialect {
 struct Pool {
     /// host[:port] (RFC 3263), or "embedded".
     target: String,
-    /// What carries the messages; udp if left out.
+    /// What carries the messages; udp if left out, tls in the dialect lync.
     transport: Option<Transport>,
     /// TCP and TLS; UDP always shares.
     connections: Option<Connections>,
@@ -149,6 +150,7 @@ struct Auth {
 enum Scheme {
     Auto,
     Digest,
+    Ntlm,
     Trusted,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{ASSUMED_WORKFLOW_S, Check, NOTIFY_INTERVAL_S};
 use crate::scenario::quantity::{SECOND_NS, duration_text, rate_text, thousandths_text};
-use crate::scenario::{Arrivals, Kind, Scenario, Scheme};
+use crate::scenario::{Arrivals, Dialect, Kind, Scenario, Scheme};
 
 /// The text of `scenario check`: the scenario in a line, then what it would do.
 #[must_use]
@@ -113,6 +113,7 @@ impl Text<'_> {
         };
         let how = match (scenario.auth.scheme, scenario.auth.reuse_nonce) {
             (Scheme::Trusted, _) => "nothing is challenged".to_owned(),
+            _ if scenario.dialect == Dialect::Lync => "log-ons are challenged twice".to_owned(),
             (_, false) => "every request is challenged".to_owned(),
             (_, true) if check.messages_first != check.messages_per_arrival => {
                 format!("nonces are used again; {} in a pair's first", check.messages_first)
