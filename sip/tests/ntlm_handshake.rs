@@ -81,8 +81,21 @@ impl Both {
         message(&outgoing, &lines)
     }
 
-    /// What the server makes of it, and the answer as bytes.
+    /// A SERVICE with this Call-ID.
+    fn request_of(&mut self, call_id: &'static [u8]) -> Vec<u8> {
+        self.cseq += 1;
+        let outgoing = Outgoing { call_id, ..self.outgoing(b"SERVICE", 0) };
+        let mut lines = Vec::new();
+        self.client.write(&mut (), &Accounts, self.user, &outgoing, &mut lines);
+        message(&outgoing, &lines)
+    }
+
+    /// What the server makes of a request, and the answer as bytes.
     fn answer(&mut self, request: &[u8]) -> (Check, Vec<u8>) {
+        self.answer_to(request, b"call-1")
+    }
+
+    fn answer_to(&mut self, request: &[u8], call_id: &'static [u8]) -> (Check, Vec<u8>) {
         let mut scanner = Scanner::new();
         let request = scanner.scan(request).unwrap();
         let mut lines = Vec::new();
@@ -90,11 +103,11 @@ impl Both {
         let method: &'static [u8] = if request.method() == b"SERVICE" { b"SERVICE" } else { b"REGISTER" };
         let outgoing = match check {
             Check::Passed(association) => {
-                let outgoing = self.outgoing(method, 200);
+                let outgoing = Outgoing { call_id, ..self.outgoing(method, 200) };
                 self.server.sign(association, &outgoing, false, &mut lines);
                 outgoing
             }
-            Check::Challenged(_) => self.outgoing(method, self.code),
+            Check::Challenged(_) => Outgoing { call_id, ..self.outgoing(method, self.code) },
         };
         (check, message(&outgoing, &lines))
     }
@@ -331,6 +344,99 @@ fn an_association_that_the_server_lost_is_renewed_once() {
     let Check::Passed(association) = verdicts[2].0 else { panic!("{verdicts:?}") };
     both.server.forget(association);
     assert_eq!(both.round(b"SERVICE").2, Some(Verdict::Rejected));
+}
+
+/// Two requests are on their way when the association is lost: one of them negotiates, the other
+/// waits for the end of that, and both get through.
+#[test]
+fn of_two_requests_one_negotiates() {
+    let mut both = Both::new(0, config(4, false));
+    let association = both.log_on();
+    both.server.forget(association);
+    let (mut first, mut second) = (Attempts::default(), Attempts::default());
+    let mut requests = [both.request_of(b"call-1"), both.request_of(b"call-2")];
+    let mut passed = [false; 2];
+    for _ in 0..4 {
+        for at in [0, 1] {
+            if passed[at] {
+                continue;
+            }
+            let call: &'static [u8] = [b"call-1" as &[u8], b"call-2"][at];
+            both.attempts = if at == 0 { first } else { second };
+            let (check, answer) = both.answer_to(&requests[at], call);
+            let (reading, verdict) = both.read(&requests[at], &answer);
+            *(if at == 0 { &mut first } else { &mut second }) = both.attempts;
+            match check {
+                Check::Passed(_) => {
+                    assert_eq!(reading, Reading::Accepted);
+                    passed[at] = true;
+                }
+                Check::Challenged(_) => {
+                    assert_eq!(verdict, Some(Verdict::Answer));
+                    requests[at] = both.request_of(call);
+                }
+            }
+        }
+    }
+    assert_eq!(passed, [true; 2]);
+    // An answer that comes late to a request of the lost association costs nothing of the new one.
+    let standing = both.request_of(b"call-3");
+    let (check, _) = both.answer_to(&standing, b"call-3");
+    assert!(matches!(check, Check::Passed(_)));
+}
+
+#[test]
+fn a_late_challenge_to_an_old_association_does_not_end_the_new_one() {
+    let mut both = Both::new(0, config(4, false));
+    let association = both.log_on();
+    let late = both.request_of(b"call-9");
+    both.server.forget(association);
+    both.attempts = Attempts::default();
+    for _ in 0..3 {
+        both.round(b"SERVICE");
+    }
+    let (check, answer) = both.answer_to(&late, b"call-9");
+    assert_eq!(check, Check::Challenged(Refusal::NoAssociation));
+    both.attempts = Attempts::default();
+    assert_eq!(both.read(&late, &answer).1, Some(Verdict::Answer));
+    let again = both.request_of(b"call-9");
+    assert!(matches!(both.answer_to(&again, b"call-9").0, Check::Passed(_)));
+}
+
+#[test]
+fn an_account_without_a_password_is_told() {
+    struct Hashed;
+    impl Credentials for Hashed {
+        fn write_user_name(&self, _: u32, out: &mut Vec<u8>) {
+            out.extend_from_slice(b"alice");
+        }
+        fn write_password(&self, _: u32, _: &mut Vec<u8>) {}
+        fn ha1(&self, _: u32) -> Option<&[u8]> {
+            Some(b"00000000000000000000000000000000")
+        }
+    }
+    let mut both = Both::new(0, config(4, false));
+    both.round(b"REGISTER");
+    let request = both.request(b"REGISTER");
+    let (_, answer) = both.answer(&request);
+    let mut scanner = Scanner::new();
+    let message = scanner.scan(&answer).unwrap();
+    let incoming = Incoming { message: &message, request: &request };
+    let verdict = both.client.challenged(&mut (), &Hashed, 0, &incoming, &mut both.attempts);
+    assert_eq!(verdict, Verdict::Unsupported);
+    assert!(both.client.trouble().unwrap().contains("password"));
+}
+
+#[test]
+fn what_ends_is_forgotten() {
+    let mut both = Both::new(0, config(4, false));
+    for _ in 0..200 {
+        both.client.reconnected(&mut (), 0);
+        both.log_on();
+    }
+    assert_eq!((both.server.len(), both.server.evicted()), (200, 0));
+    both.server.forget_connection(CONNECTION);
+    assert!(both.server.is_empty());
 }
 
 #[test]
