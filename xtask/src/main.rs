@@ -3,7 +3,7 @@
 use std::process::{Command, ExitCode};
 
 /// What the interoperability tests need, by the command or file that shows it is there.
-const PACKAGES: [(&str, &[&str]); 6] = [
+const PACKAGES: [(&str, &[&str]); 7] = [
     ("kamailio", &["/usr/sbin/kamailio"]),
     (
         "kamailio-presence-modules",
@@ -28,6 +28,7 @@ const PACKAGES: [(&str, &[&str]); 6] = [
     ),
     ("sqlite3", &["/usr/bin/sqlite3"]),
     ("openssl", &["/usr/bin/openssl"]),
+    ("faketime", &["/usr/bin/faketime"]),
 ];
 
 /// What `bench sipp` needs besides, unless another SIPp is named.
