@@ -365,6 +365,12 @@ pub struct Pool {
     /// Take requests without credentials
     #[arg(long)]
     pub no_auth: bool,
+    /// simple, lync, or both: each request in the dialect that it speaks
+    #[arg(long, default_value = "simple")]
+    pub dialect: adsum_pool::config::Dialect,
+    /// A CA by which TLS clients may prove who they are
+    #[arg(long, requires = "tls_listen")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Challenge with SHA-256 before MD5
     #[arg(long)]
     pub sha256: bool,
@@ -405,6 +411,56 @@ pub struct Pool {
     /// NOTIFYs over UDP leave from this address
     #[arg(long)]
     pub notify_from: Option<IpAddr>,
+    // Last, as its heading would go on otherwise.
+    #[command(flatten)]
+    pub lync: PoolLync,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The lync dialect")]
+pub struct PoolLync {
+    /// NTLM domain of the accounts; by default the first label of --domain in capitals
+    #[arg(long)]
+    pub nt_domain: Option<String>,
+    /// What a 401 offers, in this order: ntlm, kerberos, tls-dsk; only ntlm can be verified
+    #[arg(long, value_delimiter = ',', default_value = "ntlm")]
+    pub schemes: Vec<adsum_pool::config::LyncScheme>,
+    /// Version of [MS-SIPAE] that is offered
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
+    pub sipae_version: u8,
+    /// Name (SAN or CN) of client certificates that are not challenged; may be given several times
+    #[arg(long, requires = "tls_client_ca")]
+    pub trusted_cn: Vec<String>,
+    /// Containers 100 and 200 have no members at first, as on a fresh account
+    #[arg(long)]
+    pub bare_containers: bool,
+    /// Answer subscriptions to one publisher with a list, too
+    #[arg(long)]
+    pub single_as_multipart: bool,
+    /// Answer subscriptions to nobody but an unknown user with 404
+    #[arg(long)]
+    pub unknown_as_404: bool,
+    /// Share of signatures that are wrong
+    #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
+    pub wrong_rspauth: f64,
+    /// Every so many publications of something that exists: 409; 0 never
+    #[arg(long, default_value_t = 0)]
+    pub conflict_every: u32,
+    /// NOTIFY where BENOTIFY was negotiated
+    #[arg(long)]
+    pub notify_instead: bool,
+    /// First notifications never travel in the 200
+    #[arg(long)]
+    pub no_piggyback: bool,
+    /// Send every REGISTER to this host and port
+    #[arg(long, value_name = "HOST:PORT", value_parser = adsum_pool::config::host_port)]
+    pub redirect_to: Option<String>,
+    /// Sign endpoints off so long after their REGISTER
+    #[arg(long, value_parser = adsum_pool::config::duration)]
+    pub deregister_after: Option<std::time::Duration>,
+    /// Share of publishers that a batch is told to subscribe to directly
+    #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
+    pub resubscribe: f64,
 }
 
 #[derive(Debug, Subcommand)]

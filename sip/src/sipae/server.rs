@@ -223,6 +223,14 @@ impl Authority {
         }
     }
 
+    /// The next `snum`, for a message that leaves before others that are written first;
+    /// 0 without an association.
+    pub fn reserve(&mut self, association: Association) -> u32 {
+        let Some(held) = self.held.get_mut(&association.0) else { return 0 };
+        held.number += 1;
+        held.number
+    }
+
     /// Appends the `Authentication-Info` line that signs a response or a request of ours.
     /// With `wrongly` the signature is not the right one.
     pub fn sign(
@@ -232,12 +240,24 @@ impl Authority {
         wrongly: bool,
         out: &mut Vec<u8>,
     ) {
+        let number = self.reserve(association);
+        self.sign_numbered(association, number, outgoing, wrongly, out);
+    }
+
+    /// The same under a number from [`Authority::reserve`].
+    pub fn sign_numbered(
+        &mut self,
+        association: Association,
+        number: u32,
+        outgoing: &Outgoing<'_>,
+        wrongly: bool,
+        out: &mut Vec<u8>,
+    ) {
         let srand = Hex::of_bytes(&(self.random() as u32).to_be_bytes());
         let Some(held) = self.held.get_mut(&association.0) else { return };
         let Some(keys) = &held.keys else { return };
-        held.number += 1;
         let mut decimal = Decimal::default();
-        let number = decimal.of(held.number);
+        let number = decimal.of(number);
         let target = self.config.target.as_bytes();
         let seal =
             Params { realm: REALM.as_bytes(), target, rand: srand.text(), number, ..Params::default() };
