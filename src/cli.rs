@@ -371,8 +371,6 @@ pub struct Pool {
     /// A CA by which TLS clients may prove who they are
     #[arg(long, requires = "tls_listen")]
     pub tls_client_ca: Option<PathBuf>,
-    #[command(flatten)]
-    pub lync: PoolLync,
     /// Challenge with SHA-256 before MD5
     #[arg(long)]
     pub sha256: bool,
@@ -413,6 +411,9 @@ pub struct Pool {
     /// NOTIFYs over UDP leave from this address
     #[arg(long)]
     pub notify_from: Option<IpAddr>,
+    // Last, as its heading would go on otherwise.
+    #[command(flatten)]
+    pub lync: PoolLync,
 }
 
 #[derive(Debug, Args)]
@@ -452,7 +453,7 @@ pub struct PoolLync {
     #[arg(long)]
     pub no_piggyback: bool,
     /// Send every REGISTER to this host and port
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = adsum_pool::config::host_port)]
     pub redirect_to: Option<String>,
     /// Sign endpoints off so long after their REGISTER
     #[arg(long, value_parser = adsum_pool::config::duration)]

@@ -102,6 +102,7 @@ fn its_faults_are_flags_and_wrong_ones_are_refused() {
         (["--schemes", "basic"], "ntlm, kerberos or tls-dsk"),
         (["--sipae-version", "5"], "2..=4"),
         (["--trusted-cn", "a.b"], "--tls-client-ca"),
+        (["--redirect-to", "a.b"], "a host and a port"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_adsum")).arg("pool").args(wrong).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -338,6 +338,18 @@ pub fn stall(text: &str) -> Result<(Duration, Duration), KnobError> {
     if during < every { Ok((every, during)) } else { Err(wrong(text, accepted)) }
 }
 
+/// `pool.example.com:5061`, `[::1]:5061`.
+///
+/// # Errors
+/// [`KnobError`].
+pub fn host_port(text: &str) -> Result<String, KnobError> {
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'<' | b'>' | b';' | b'"'));
+    match adsum_sip::value::host_port(text.as_bytes()) {
+        Some((host, Some(_))) if plain && !host.is_empty() => Ok(text.to_owned()),
+        _ => Err(wrong(text, "a host and a port, such as pool.example.com:5061")),
+    }
+}
+
 /// Chance from a seed.
 #[derive(Clone)]
 pub struct Chance(u64);
@@ -391,6 +403,10 @@ mod tests {
         assert!(stall("1s,1s").is_err());
         assert!("7".parse::<Delay>().unwrap_err().to_string().contains("7ms"));
         assert!(share("1.5").is_err() && share("-1%").is_err());
+        assert!(host_port("a.b:5061").is_ok() && host_port("[::1]:5061").is_ok());
+        for bad in ["a.b", "a.b:x", ":5061", "a b:1", "a.b:1>\r\nX: y", ""] {
+            assert!(host_port(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

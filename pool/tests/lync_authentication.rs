@@ -289,3 +289,28 @@ fn broken_tokens_are_refused() {
     }
     assert_eq!(world.stats().associations, 0);
 }
+
+/// Finished or not: with its connection a handshake is forgotten.
+#[test]
+fn nothing_is_kept_for_connections_that_are_gone() {
+    let mut world = World::new(closed());
+    let (kept, _) = sign_on(&mut world, 1, 1, 4);
+    for connection in 2..50 {
+        let mut client = Client::new(2, connection);
+        // Begun and left; begun again and proven; or refused.
+        ntlm::begin(&mut world, &mut client, &Account::of(2), 4);
+        let account = if connection % 2 == 0 {
+            Account::of(2)
+        } else {
+            Account { password: "wrong".to_owned(), ..Account::of(2) }
+        };
+        let (text, _) = ntlm::begin(&mut world, &mut client, &account, 4);
+        let answer = world.say(client.peer, &text).remove(0);
+        assert_eq!(answer.code(), if connection % 2 == 0 { 200 } else { 401 });
+        assert_eq!(world.stats().associations_now, if connection % 2 == 0 { 3 } else { 2 });
+        world.disconnect(&client);
+        assert_eq!(world.stats().associations_now, 1);
+    }
+    world.disconnect(&kept);
+    assert_eq!(world.stats().associations_now, 0);
+}

@@ -59,7 +59,8 @@ pub const SPOKEN: u32 = flag::UNICODE
     | flag::KEY_EXCHANGE
     | flag::KEY_56;
 
-/// Without these there is no NTLMv2 that signs datagrams.
+/// Without these there is no NTLMv2 that signs. Of SIGN and DATAGRAM nothing that is computed depends:
+/// a server that leaves them out is taken at what it does.
 const NEEDED: [(u32, &str); 4] = [
     (flag::UNICODE, "UNICODE"),
     (flag::NTLM, "NTLM"),
@@ -258,7 +259,7 @@ impl<'a> Authenticate<'a> {
     /// [`NtlmError`] when it is none, is cut short, or is no NTLMv2.
     pub fn read(bytes: &'a [u8]) -> Result<Self, NtlmError> {
         let fixed = fixed(bytes, 3, 64, "AUTHENTICATE")?;
-        let text = |at| Ok(utf16(field(bytes, at)?));
+        let text = |at| utf16(field(bytes, at)?);
         let message = Authenticate {
             domain: text(28)?,
             user: text(36)?,
@@ -279,7 +280,7 @@ impl<'a> Authenticate<'a> {
     ///
     /// # Errors
     /// [`NtlmError::WrongResponse`] for another password, [`NtlmError::Flag`] for
-    /// a flag that the challenge did not offer or that is needed and missing.
+    /// a flag that is needed and missing; what was not offered does not count.
     pub fn verify(&self, nonce: &[u8; 8], flags: u32, nt_hash: &[u8; 16]) -> Result<Keys, NtlmError> {
         if let Some((_, name)) = NEEDED.iter().find(|(flag, _)| self.flags & flag == 0) {
             return Err(NtlmError::Flag(name));
@@ -498,8 +499,12 @@ fn write_utf16(text: &str, out: &mut Vec<u8>) {
     text.encode_utf16().for_each(|unit| out.extend_from_slice(&unit.to_le_bytes()));
 }
 
-/// An odd last byte is dropped, a lone surrogate replaced.
-fn utf16(bytes: &[u8]) -> String {
-    let units = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes(array_at(pair, 0)));
-    char::decode_utf16(units).map(|letter| letter.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+/// A lone surrogate is replaced; half a letter is an error.
+fn utf16(bytes: &[u8]) -> Result<String, NtlmError> {
+    let pairs = bytes.chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return Err(NtlmError::Truncated);
+    }
+    let units = pairs.map(|pair| u16::from_le_bytes(array_at(pair, 0)));
+    Ok(char::decode_utf16(units).map(|letter| letter.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
 }

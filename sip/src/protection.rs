@@ -130,6 +130,12 @@ pub trait Protection {
     /// refused stay so.
     fn reconnected(&mut self, _state: &mut Self::State, _user: u32) {}
 
+    /// Why the latest challenge was [`Verdict::Unsupported`], in words, if the scheme knows more than
+    /// the challenge says.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// True if a refused message is to be treated as if it never came, as
     /// signatures want it. Digest's `rspauth` is optional and proxies change
     /// what it covers, so there a refusal is only counted.
@@ -231,6 +237,14 @@ impl Protection for Scheme {
 
     fn reconnected(&mut self, state: &mut Self::State, user: u32) {
         delegate!(self, state, one => one.reconnected(state, user));
+    }
+
+    fn trouble(&self) -> Option<String> {
+        match self {
+            Scheme::None(one) => one.trouble(),
+            Scheme::Digest(one) => one.trouble(),
+            Scheme::Ntlm(one) => one.trouble(),
+        }
     }
 
     fn drops_refused(&self) -> bool {

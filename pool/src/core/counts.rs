@@ -116,6 +116,8 @@ pub struct Stats {
     pub watches: u64,
     /// `lync`: security associations that were made.
     pub associations: u64,
+    /// `lync`: security associations and unfinished handshakes now.
+    pub associations_now: u64,
     /// `lync`: requests that were challenged because they carried no proof.
     pub challenged: u64,
     /// `lync`: wrong passwords, unknown accounts, broken tokens.
@@ -161,6 +163,7 @@ impl Stats {
         self.lost_notifies += lync.lost_notifies;
         self.watches += lync.watches;
         self.associations += lync.associations;
+        self.associations_now += lync.associations_now;
         self.challenged += lync.challenged;
         self.wrong_credentials += lync.wrong_credentials;
         self.bad_signatures += lync.bad_signatures;
@@ -213,6 +216,7 @@ impl fmt::Display for Stats {
             ("sent to subscribe anew on purpose", self.resubscribes),
             ("registrations left", self.registrations),
             ("subscriptions left", self.subscriptions),
+            ("associations left", self.associations_now),
             ("watches left", self.watches),
             ("publications left", self.publications),
         ];

@@ -235,6 +235,7 @@ impl Lync {
             watches: self.watches.len() as u64,
             publications: self.stats.publications,
             document_bytes: self.document_bytes as u64,
+            associations_now: self.gate.associations() as u64,
             ..self.stats.clone()
         }
     }

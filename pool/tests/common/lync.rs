@@ -231,7 +231,15 @@ pub fn opaque(epid: &str) -> String {
 pub struct World {
     pub core: Core,
     pub now: Time,
+    /// Processor time that the pool itself took, in seconds.
+    pub spent: f64,
     number: u64,
+}
+
+/// Processor time of this thread, in seconds.
+fn cpu() -> f64 {
+    let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    t.tv_sec() as f64 + t.tv_nsec() as f64 * 1e-9
 }
 
 impl World {
@@ -239,13 +247,15 @@ impl World {
         let mut core = Core::new(config, SocketAddr::from(([127, 0, 0, 1], 5060)));
         let now = Time(86_400 * SECOND);
         core.set_clock(now, NOON);
-        World { core, now, number: 0 }
+        World { core, now, spent: 0.0, number: 0 }
     }
 
     /// Everything that is sent because of some text, in the order of its instants.
     pub fn say(&mut self, peer: Peer, text: &str) -> Vec<Msg> {
         let mut outs = Vec::new();
+        let begin = cpu();
         self.core.handle(self.now, peer, text.as_bytes(), &mut outs);
+        self.spent += cpu() - begin;
         self.sent(outs)
     }
 

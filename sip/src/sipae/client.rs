@@ -54,6 +54,15 @@ struct Held {
     number: u32,
     /// The AUTHENTICATE in base64, until it is written.
     token: Vec<u8>,
+    /// The request that carries the handshake, by its Call-ID: others wait for its end.
+    call: u64,
+}
+
+impl Held {
+    /// True while another request than this one negotiates.
+    fn is_negotiated_by_another(&self, call: u64) -> bool {
+        (self.stage == Stage::Asked || !self.token.is_empty()) && self.call != call
+    }
 }
 
 /// NTLM for all users of a shard, each with a connection of its own.
@@ -70,6 +79,24 @@ pub struct Ntlm {
     text: Vec<u8>,
     secret: Vec<u8>,
     token: Vec<u8>,
+    trouble: Option<Trouble>,
+}
+
+/// Why a challenge could not be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Trouble {
+    /// The CHALLENGE.
+    #[error("the server's NTLM challenge cannot be answered: {0}")]
+    Challenge(#[from] ntlm::NtlmError),
+    /// Neither base64 nor anything else.
+    #[error("the server's gssapi-data is no base64")]
+    Base64,
+    /// An account without a password.
+    #[error("NTLM needs the account's password; H(A1) is for digest only")]
+    NoPassword,
+    /// No CHALLENGE came.
+    #[error("the server goes on neither with a challenge nor with an answer")]
+    NoChallenge,
 }
 
 impl Ntlm {
@@ -89,7 +116,13 @@ impl Ntlm {
             text: Vec::new(),
             secret: Vec::new(),
             token: Vec::new(),
+            trouble: None,
         }
+    }
+
+    fn unsupported(&mut self, trouble: Trouble) -> Verdict {
+        self.trouble = Some(trouble);
+        Verdict::Unsupported
     }
 
     /// What time it is, as FILETIME.
@@ -126,24 +159,30 @@ impl Ntlm {
     }
 
     /// A new association begins: with nothing but the wish for a challenge.
-    fn ask(&mut self, user: u32, params: &Params<'_>, proxy: bool) -> Verdict {
+    fn ask(&mut self, user: u32, call: u64, params: &Params<'_>, proxy: bool) -> Verdict {
         let server = self.server(params, proxy);
         let at = user as usize;
         if self.users.len() <= at {
             self.users.resize_with(at + 1, || None);
         }
         let (opaque, token) = (SmallVec::new(), Vec::new());
-        self.users[at] =
-            Some(Box::new(Held { stage: Stage::Asked, server, opaque, keys: None, number: 0, token }));
+        let held = Held { stage: Stage::Asked, server, opaque, keys: None, number: 0, token, call };
+        self.users[at] = Some(Box::new(held));
         Verdict::Answer
     }
 
     /// Answers a CHALLENGE.
     fn answer(&mut self, user: u32, accounts: &impl Credentials, params: &Params<'_>) -> Verdict {
+        if accounts.ha1(user).is_some() {
+            return self.unsupported(Trouble::NoPassword);
+        }
         let Ok(bytes) = BASE64_STANDARD.decode(params.token.unwrap_or(b"")) else {
-            return Verdict::Unsupported;
+            return self.unsupported(Trouble::Base64);
         };
-        let Ok(challenge) = Challenge::read(&bytes) else { return Verdict::Unsupported };
+        let challenge = match Challenge::read(&bytes) {
+            Ok(challenge) => challenge,
+            Err(error) => return self.unsupported(error.into()),
+        };
         let mut text = std::mem::take(&mut self.secret);
         text.clear();
         accounts.write_password(user, &mut text);
@@ -182,29 +221,41 @@ impl Ntlm {
 
 /// What a request of ours brought along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Brought {
+enum Brought<'a> {
     Nothing,
     /// The wish for a challenge.
     Wish,
-    /// An AUTHENTICATE.
-    Answer,
+    /// An AUTHENTICATE, for the association of this name.
+    Answer(&'a [u8]),
     /// A signature and nothing else.
-    Signature,
+    Signature(&'a [u8]),
 }
 
-fn brought(request: &[u8]) -> Brought {
+fn brought(request: &[u8]) -> Brought<'_> {
     let end = memmem::find(request, b"\r\n\r\n").unwrap_or(request.len());
     let head = &request[..end];
-    let line = ["\r\nAuthorization: NTLM ", "\r\nProxy-Authorization: NTLM "]
+    let line = ["\r\nAuthorization: ", "\r\nProxy-Authorization: "]
         .iter()
         .find_map(|name| memmem::find(head, name.as_bytes()).map(|at| &head[at + name.len()..]));
-    let Some(line) = line else { return Brought::Nothing };
-    let line = &line[..memchr::memchr(b'\r', line).unwrap_or(line.len())];
-    match memmem::find(line, b"gssapi-data=\"") {
-        None => Brought::Signature,
-        Some(at) if line[at + b"gssapi-data=\"".len()..].starts_with(b"\"") => Brought::Wish,
-        Some(_) => Brought::Answer,
+    let Some(params) =
+        line.and_then(|line| Params::read(&line[..memchr::memchr(b'\r', line).unwrap_or(line.len())]))
+    else {
+        return Brought::Nothing;
+    };
+    match params.token {
+        None => Brought::Signature(params.opaque),
+        Some(b"") => Brought::Wish,
+        Some(_) => Brought::Answer(params.opaque),
     }
+}
+
+/// A Call-ID in 64 bits.
+fn call_of(call_id: &[u8]) -> u64 {
+    call_id.chunks(8).fold(call_id.len() as u64, |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        mix(hash ^ u64::from_le_bytes(word))
+    })
 }
 
 const INFO: [HeaderId; 2] = [HeaderId::AuthenticationInfo, HeaderId::ProxyAuthenticationInfo];
@@ -254,11 +305,22 @@ impl Protection for Ntlm {
         let id = if proxy { HeaderId::ProxyAuthenticate } else { HeaderId::WwwAuthenticate };
         let Some((params, _)) = Params::of(incoming.message, &[id]) else { return Verdict::Unsupported };
         let challenge = params.token.is_some_and(|token| !token.is_empty());
+        let call = call_of(incoming.message.call_id());
+        // Another request negotiates, or has done so since this one was written: once more, when
+        // it is its turn. The owner bounds how often.
+        let (waits, stands, opaque) = match self.held(user) {
+            Some(held) => (held.is_negotiated_by_another(call), held.keys.is_some(), held.opaque.clone()),
+            None => (false, false, SmallVec::new()),
+        };
         match brought(incoming.request) {
+            Brought::Nothing | Brought::Signature(_) if waits => Verdict::Answer,
+            Brought::Nothing if stands => Verdict::Answer,
+            Brought::Signature(named) | Brought::Answer(named) if named != opaque.as_slice() => {
+                Verdict::Answer
+            }
             Brought::Wish if challenge => self.answer(user, accounts, &params),
-            // It was asked for a challenge and does not give one, or gives one unasked.
-            Brought::Wish => Verdict::Unsupported,
-            Brought::Answer => {
+            Brought::Wish => self.unsupported(Trouble::NoChallenge),
+            Brought::Answer(_) => {
                 // Everything again after a whole handshake: the password is wrong.
                 if let Some(held) = self.held(user) {
                     held.stage = Stage::Rejected;
@@ -266,12 +328,12 @@ impl Protection for Ntlm {
                 }
                 Verdict::Rejected
             }
-            Brought::Nothing => self.ask(user, &params, proxy),
-            Brought::Signature if attempts.0 & RENEWED != 0 => Verdict::Rejected,
-            Brought::Signature => {
+            Brought::Nothing => self.ask(user, call, &params, proxy),
+            Brought::Signature(_) if attempts.0 & RENEWED != 0 => Verdict::Rejected,
+            Brought::Signature(_) => {
                 // The server lost the association, or its time was up.
                 attempts.0 |= RENEWED;
-                self.ask(user, &params, proxy)
+                self.ask(user, call, &params, proxy)
             }
         }
     }
@@ -287,13 +349,18 @@ impl Protection for Ntlm {
     fn drops_refused(&self) -> bool {
         true
     }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.map(|trouble| trouble.to_string())
+    }
 }
 
 impl Held {
     /// Appends the header line that the stage asks for.
     fn line(&mut self, outgoing: &Outgoing<'_>, crand: &[u8], text: &mut Vec<u8>, out: &mut Vec<u8>) {
         let response = outgoing.code != 0;
-        if self.stage == Stage::Rejected || self.stage == Stage::Asked && response {
+        let waits = response || self.is_negotiated_by_another(call_of(outgoing.call_id));
+        if self.stage == Stage::Rejected || waits && (self.stage == Stage::Asked || !self.token.is_empty()) {
             return;
         }
         let server = Rc::clone(&self.server);

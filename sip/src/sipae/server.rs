@@ -94,8 +94,10 @@ pub struct Authority {
     config: AuthorityConfig,
     counter: u64,
     held: HashMap<u64, Held>,
-    /// In the order in which they began.
+    /// In the order in which they began, those that have ended among them.
     order: VecDeque<u64>,
+    /// Associations that made room for others.
+    evicted: u64,
     text: Vec<u8>,
 }
 
@@ -103,7 +105,14 @@ impl Authority {
     /// One without associations.
     #[must_use]
     pub fn new(config: AuthorityConfig) -> Self {
-        Authority { config, counter: 0, held: HashMap::new(), order: VecDeque::new(), text: Vec::new() }
+        Authority {
+            config,
+            counter: 0,
+            held: HashMap::new(),
+            order: VecDeque::new(),
+            evicted: 0,
+            text: Vec::new(),
+        }
     }
 
     fn random(&mut self) -> u64 {
@@ -131,7 +140,28 @@ impl Authority {
 
     /// Forgets an association: its connection is gone, or its time is up.
     pub fn forget(&mut self, association: Association) {
-        self.held.remove(&association.0);
+        self.remove(association.0);
+    }
+
+    /// Forgets all of a connection, half-open ones too. Looks at every association.
+    pub fn forget_connection(&mut self, connection: u64) {
+        self.held.retain(|_, held| held.connection != connection);
+        self.trim();
+    }
+
+    /// Associations that made room for others because there were [`MAX_ASSOCIATIONS`].
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.held.remove(&number);
+        self.trim();
+    }
+
+    /// What has ended stays in the order until it is the larger part of it.
+    fn trim(&mut self) {
         if self.order.len() > 2 * self.held.len() + 64 {
             self.order.retain(|number| self.held.contains_key(number));
         }
@@ -169,10 +199,14 @@ impl Authority {
             return self.refuse(Refusal::NoAssociation, lines);
         };
         if let Some(token) = params.token {
+            if held.keys.is_some() {
+                // An association is proven once; a client that wants another asks for a challenge.
+                return self.refuse(Refusal::Malformed, lines);
+            }
             match take(held, token, nt_hash, self.config.extended) {
                 Ok(()) => {}
                 Err(refusal) => {
-                    self.held.remove(&number);
+                    self.remove(number);
                     return self.refuse(refusal, lines);
                 }
             }
@@ -273,6 +307,7 @@ impl Authority {
         if self.held.len() >= MAX_ASSOCIATIONS {
             while let Some(oldest) = self.order.pop_front() {
                 if self.held.remove(&oldest).is_some() {
+                    self.evicted += 1;
                     break;
                 }
             }

@@ -31,6 +31,14 @@ struct Proven {
     since: Time,
 }
 
+/// What was made over a connection.
+#[derive(Debug, Default)]
+struct Made {
+    proven: Vec<Association>,
+    /// Handshakes that were begun and neither proven nor refused.
+    begun: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Gate {
     authority: Authority,
@@ -44,8 +52,7 @@ pub(super) struct Gate {
     wrong_share: f64,
     chance: Chance,
     proven: HashMap<Association, Proven>,
-    /// By connection.
-    connections: HashMap<u64, Vec<Association>>,
+    connections: HashMap<u64, Made>,
     /// Scratch: lines of a challenge.
     lines: Vec<u8>,
 }
@@ -103,11 +110,21 @@ impl Gate {
         }
     }
 
+    /// Associations and unfinished handshakes now.
+    pub(super) fn associations(&self) -> usize {
+        self.authority.len()
+    }
+
     /// A connection is gone, and all that was made over it.
     pub(super) fn disconnected(&mut self, connection: u64) {
-        for association in self.connections.remove(&connection).unwrap_or_default() {
-            self.proven.remove(&association);
-            self.authority.forget(association);
+        let Some(made) = self.connections.remove(&connection) else { return };
+        for association in &made.proven {
+            self.proven.remove(association);
+            self.authority.forget(*association);
+        }
+        // It has to look for these among all that there are.
+        if made.begun > 0 {
+            self.authority.forget_connection(connection);
         }
     }
 
@@ -120,8 +137,8 @@ impl Gate {
         {
             self.proven.remove(&named);
             self.authority.forget(named);
-            if let Some(all) = self.connections.get_mut(&connection) {
-                all.retain(|other| *other != named);
+            if let Some(made) = self.connections.get_mut(&connection) {
+                made.proven.retain(|other| *other != named);
             }
         }
         let filetime = (unix_ms + EPOCHS_APART * 1_000) * 10_000;
@@ -132,14 +149,25 @@ impl Gate {
             write_user(number, &mut password);
             Some(ntlm::nt_hash(std::str::from_utf8(&password).ok()?))
         };
+        let before = self.authority.len();
         let check = self.authority.check(message, connection, filetime, hash, &mut self.lines);
-        if let Check::Passed(association) = check
-            && !self.proven.contains_key(&association)
-        {
-            let (domain, user) = self.authority.account(association).unwrap_or_default();
-            let user = account(domain, user, &self.nt_domain, &self.domain, self.users).unwrap_or(0);
-            self.proven.insert(association, Proven { user, since: now });
-            self.connections.entry(connection).or_default().push(association);
+        match check {
+            Check::Challenged(Refusal::Asked) => {
+                self.connections.entry(connection).or_default().begun += 1;
+            }
+            Check::Challenged(_) if self.authority.len() < before => {
+                let made = self.connections.entry(connection).or_default();
+                made.begun = made.begun.saturating_sub(1);
+            }
+            Check::Passed(association) if !self.proven.contains_key(&association) => {
+                let (domain, user) = self.authority.account(association).unwrap_or_default();
+                let user = account(domain, user, &self.nt_domain, &self.domain, self.users).unwrap_or(0);
+                self.proven.insert(association, Proven { user, since: now });
+                let made = self.connections.entry(connection).or_default();
+                made.proven.push(association);
+                made.begun = made.begun.saturating_sub(1);
+            }
+            _ => {}
         }
         check
     }
