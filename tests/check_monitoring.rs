@@ -57,7 +57,7 @@ fn every_problem_of_ours_is_unknown_to_nagios() {
     unknown(with(&["--warning", "2s", "--critical", "1s"]), "--warning is above --critical");
     unknown(with(&["--warning", "2"]), "--warning: ");
     unknown(with(&["--ca", "/nonexistent/ca.pem"]), "--ca /nonexistent/ca.pem");
-    unknown(with(&["--dialect", "lync"]), "lync");
+    unknown(with(&["--dialect", "lync", "--transport", "udp"]), "lync");
     unknown(adsum(&["check", "--format=nagios", "--all"]), "there is no configuration");
     unknown(
         adsum(&["check", "--format=nagios", "--target", "h", "--publisher", "alice", "--subscriber", "b"]),
@@ -134,7 +134,8 @@ fn the_textfile_collector_gets_a_whole_file_or_the_old_one() {
 
     // A check that cannot be made leaves what was there; nothing else lies in the folder.
     let before = std::fs::read_to_string(&file).unwrap();
-    let answer = check(&address, dir.path(), &[&output[..], &["--dialect", "lync"]].concat());
+    let answer =
+        check(&address, dir.path(), &[&output[..], &["--dialect", "lync", "--transport", "udp"]].concat());
     assert_eq!(code(&answer), 2);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);

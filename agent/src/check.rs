@@ -13,6 +13,7 @@ use adsum_presence::host::{Activity, Progress};
 use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_sip::ids::{LIMIT_30, Namespace, mix};
 
+pub use crate::engine::ntlm;
 use crate::failures::FailureRow;
 use crate::net::allow::Allow;
 use crate::net::clock;
@@ -249,7 +250,7 @@ impl Seen {
     }
 }
 
-pub use crate::engine::ntlm;
+
 
 fn plan(check: &Check) -> ShardPlan {
     let chance = mix(clock::unix_ns() as u64 ^ u64::from(std::process::id()) << 40);

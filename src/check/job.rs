@@ -27,6 +27,7 @@ pub struct Job {
     /// `host[:port]`, as it was given.
     pub target: String,
     pub transport: Transport,
+    pub dialect: Dialect,
     pub auth: Auth,
     pub tls: TlsOptions,
     pub publisher: Row,
@@ -195,7 +196,6 @@ fn job(
     };
     let (cert, key) = (path(&args.cert, &entry.cert), path(&args.key, &entry.key));
     combination(&entry.name, lync, carrier, auth, cert.is_some())?;
-    engine(dialect)?;
     let timeout = match (&args.timeout, entry.timeout_ns) {
         (Some(text), _) => limit("--timeout", text)?,
         (None, Some(ns)) => Duration::from_nanos(ns),
@@ -228,6 +228,7 @@ fn job(
             Carrier::Tcp => Transport::Tcp,
             Carrier::Tls => Transport::Tls,
         },
+        dialect,
         auth,
         tls: TlsOptions {
             ca_pem: pem("ca", path(&args.ca, &entry.ca))?,
@@ -242,16 +243,6 @@ fn job(
         advertise: args.advertise.clone().or_else(|| entry.advertise.clone()),
         trace: None,
     })
-}
-
-/// The one place that says which dialects this version speaks.
-fn engine(dialect: Dialect) -> Result<(), Refused> {
-    match dialect {
-        Dialect::Simple => Ok(()),
-        Dialect::Lync => usage(
-            "this version does not speak the dialect `lync` yet; it comes with a later release: --dialect simple",
-        ),
-    }
 }
 
 fn combination(name: &str, lync: bool, carrier: Carrier, auth: Auth, cert: bool) -> Result<(), Refused> {

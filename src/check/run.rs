@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::SystemTime;
 
-use adsum_agent::check::{Answer, Check, Step};
-use adsum_agent::locate::{self, locate};
+use adsum_agent::check::{Answer, Check, Step, ntlm};
+use adsum_agent::locate::{self, locate, locate_lync};
 use adsum_agent::net::allow::{Allow, Network};
+use adsum_coordinator::scenario::Dialect;
 use adsum_presence::host::Activity;
+use adsum_presence::lync::{LyncAuth, LyncOptions};
+use adsum_presence::population;
 
 use super::job::Job;
 use crate::cli::Auth;
@@ -169,6 +172,17 @@ fn not_tried(account: &[u8], by: &str) -> Answer {
     }
 }
 
+/// What the engine speaks for a job.
+fn spoken(job: &Job) -> population::Dialect {
+    let auth = match (job.dialect, job.auth) {
+        (Dialect::Simple, _) => return population::Dialect::Simple,
+        (Dialect::Lync, Auth::Ntlm) => ntlm(),
+        (Dialect::Lync, Auth::Digest) => LyncAuth::Digest,
+        (Dialect::Lync, Auth::None | Auth::Trusted) => LyncAuth::None,
+    };
+    population::Dialect::Lync(LyncOptions { auth, ..LyncOptions::default() })
+}
+
 fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
     let failed = |code: &str, error: String, diagnosis: &str| Answer {
         code: code.to_owned(),
@@ -181,7 +195,11 @@ fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
         Err(error) => return failed("generator:start", error.to_string(), "this host has no resources left"),
     };
     let target = job.target.as_str();
-    let found = match runtime.block_on(locate(target, job.transport, 1)) {
+    let found = match job.dialect {
+        Dialect::Simple => runtime.block_on(locate(target, job.transport, 1)),
+        Dialect::Lync => runtime.block_on(locate_lync(target, job.transport, 1)),
+    };
+    let found = match found {
         Ok(found) => found,
         Err(error) => {
             let advice = "check the name, and the name servers of this host";
@@ -214,6 +232,7 @@ fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
     let check = Check {
         targets: found.targets,
         transport: job.transport,
+        dialect: spoken(job),
         tls,
         publisher: job.publisher.clone(),
         subscriber: job.subscriber.clone(),

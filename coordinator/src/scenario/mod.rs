@@ -128,7 +128,8 @@ fn read_root(cx: &mut Cx<'_>, root: &Spanned<DeTable<'_>>) -> Option<Scenario> {
     read_schema(cx, &mut section);
     let name = read_name(cx, &mut section);
     let comment = section.text(cx, "comment").map(|text| text.value);
-    let dialect = section.choice(cx, "dialect", Dialect::WORDS).map_or(Dialect::Simple, |dialect| dialect.value);
+    let dialect =
+        section.choice(cx, "dialect", Dialect::WORDS).map_or(Dialect::Simple, |dialect| dialect.value);
     let seed = section.integer(cx, "seed", 0..=i64::MAX as u64).map(|seed| seed.value);
 
     let auth = run::auth(cx, &mut section, dialect);

@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use toml::de::DeValue;
 
-use super::model::{Auth, Base, Dialect, Fleet, OnAgentLoss, Profile, Report, Safety, Scheme, Site, Threshold, Trust};
+use super::model::{
+    Auth, Base, Dialect, Fleet, OnAgentLoss, Profile, Report, Safety, Scheme, Site, Threshold, Trust,
+};
 use super::names::nearest;
 use super::quantity::{self, SECOND_NS, WHOLE_PPB};
 use super::reader::{At, Cx, Section};

@@ -476,7 +476,9 @@ impl Population {
                 failure.class = Class::Configuration;
                 failure.reason = reason_of(message);
                 failure.response = message.raw();
-                if self.is_lync() {
+                if let Some(trouble) = self.protection.trouble() {
+                    diagnosis.extend_from_slice(trouble.as_bytes());
+                } else if self.is_lync() {
                     crate::lync::write_schemes(message, &mut diagnosis);
                 } else {
                     crate::diagnosis::of_schemes(message, &mut diagnosis);
