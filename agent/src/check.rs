@@ -250,8 +250,6 @@ impl Seen {
     }
 }
 
-
-
 fn plan(check: &Check) -> ShardPlan {
     let chance = mix(clock::unix_ns() as u64 ^ u64::from(std::process::id()) << 40);
     let run = chance as u32 % LIMIT_30;
