@@ -3,8 +3,8 @@
 use adsum_coordinator::scenario::hash::{scenario_hash, workload_hash};
 use adsum_coordinator::scenario::set::short_forms;
 use adsum_coordinator::scenario::{
-    Arrivals, Connections, Document, Kind, OnAgentLoss, Options, Password, Profile, Scenario, Scheme, StopOn,
-    Target, Transport, Users, read,
+    Arrivals, Connections, Dialect, Document, Kind, OnAgentLoss, Options, Password, Profile, Scenario,
+    Scheme, StopOn, Target, Transport, Users, read,
 };
 use adsum_coordinator::users::population;
 
@@ -63,6 +63,16 @@ fn everything_has_its_default() {
     assert_eq!(s.report.percentiles_ppb, [500_000_000, 900_000_000, 950_000_000, 990_000_000, 999_000_000]);
     assert_eq!(s.report.interval_s, 1);
     assert!(s.thresholds.is_empty() && s.sites.is_empty());
+}
+
+#[test]
+fn lync_goes_over_tls_unless_told_otherwise() {
+    let s = scenario(MINIMAL, &["dialect=lync", "auth.scheme=ntlm"]);
+    assert_eq!((s.dialect, s.pool.transport, s.auth.scheme), (Dialect::Lync, Transport::Tls, Scheme::Ntlm));
+    let s = scenario(MINIMAL, &["dialect=lync", "pool.transport=tcp"]);
+    assert_eq!((s.pool.transport, s.auth.scheme), (Transport::Tcp, Scheme::Auto));
+    let (simple, lync) = (scenario(MINIMAL, &["pool.transport=tcp"]), s);
+    assert_ne!(hashes(&simple).1, hashes(&lync).1);
 }
 
 #[test]

@@ -87,7 +87,8 @@ entries! {
         "etag_conflict" => "PUBLISHes answered with 412 and begun from scratch.", Some(Class::Pool), "The pool lost or changed a document; or somebody else publishes for these accounts.";
         "malformed" => "Messages that are no SIP.", Some(Class::Pool), "Look at a --trace: what answers there may not speak SIP.";
         "already_gone" => "Steps of signing off that found nothing left to do (481, 412).", NOBODY, "";
-        "auth_mismatch" => "Answers whose rspauth (RFC 7616 section 3.5) was wrong: another server, other passwords there, or a proxy that changed the request. The answer counts all the same.", Some(Class::Configuration), "Check which server answers there, and devices between that change requests.";
+        "version_conflict" => "Publications of the dialect lync answered with 409 (the server held another version) and repeated with the version that it named, three tries at most.", Some(Class::Configuration), "Does somebody else publish for these accounts, another run or endpoint? A few at the beginning come from earlier runs.";
+        "auth_mismatch" => "Messages whose rspauth was wrong: another server, other passwords there, or a proxy that changed them. With Digest (RFC 7616 section 3.5) the answer counts all the same; with NTLM, which signs everything, the message counts as never received.", Some(Class::Configuration), "Check which server answers there, and devices between that change messages.";
         "cpu_us" => "CPU time in microseconds, by shard.", NOBODY, "";
         "shard_busy" => "Seconds in which a shard's thread ran for more than 90 % of the time, by shard.", Some(Class::Generator), "More threads (--shards) or agents (--agents), or a lower rate.";
         "steal_us" => "Microseconds that the hypervisor took from the cores of an agent: they had work and did not run. Once for each agent.", Some(Class::Generator), "Use a host with cores of its own.";

@@ -192,6 +192,13 @@ fn subscriptions(scenario: &Scenario, population: &Population) -> u64 {
 fn messages(scenario: &Scenario) -> (u64, u64) {
     let own = scenario.workload.self_subscribe;
     let watchers = fan_out_milli(scenario);
+    if scenario.dialect == Dialect::Lync {
+        let plain = lync_messages(scenario.workload.kind, own, watchers);
+        // NTLM challenges a REGISTER twice, and nothing after it ([MS-SIPAE]).
+        let challenged = scenario.auth.scheme != Scheme::Trusted && scenario.workload.kind == Kind::Workflow;
+        let all = plain + if challenged { 4 * 2_000 } else { 0 };
+        return (all, all);
+    }
     let (requests, notifies, users) = match (scenario.workload.kind, own) {
         (Kind::Workflow, false) => (8_000, 3_000, 2_000),
         (Kind::Workflow, true) => (12_000, 8_000, 2_000),
@@ -201,15 +208,21 @@ fn messages(scenario: &Scenario) -> (u64, u64) {
     let plain = 2 * (requests + notifies);
     match (scenario.auth.scheme, scenario.auth.reuse_nonce) {
         (Scheme::Trusted, _) => (plain, plain),
-        // NTLM challenges a REGISTER twice, and nothing after it ([MS-SIPAE]).
-        _ if scenario.dialect == Dialect::Lync && scenario.workload.kind == Kind::Workflow => {
-            (plain + 4 * users, plain + 4 * users)
-        }
-        _ if scenario.dialect == Dialect::Lync => (plain, plain),
         (_, false) => (plain + 2 * requests, plain + 2 * requests),
         // Users of a held run have had their challenge at log-on.
         (_, true) if scenario.workload.kind == Kind::Held => (plain, plain),
         (_, true) => (plain, plain + 2 * users),
+    }
+}
+
+/// The same in the dialect `lync`, where first notifications travel in answers, nobody answers a
+/// BENOTIFY, and publishers are told of what they publish.
+fn lync_messages(kind: Kind, own: bool, watchers: u64) -> u64 {
+    match (kind, own) {
+        (Kind::Workflow, false) => 2 * 8_000 + 1_000,
+        (Kind::Workflow, true) => 2 * 12_000 + 2_000,
+        (Kind::Held, false) => 2 * 1_000 + watchers,
+        (Kind::Held, true) => 2 * 1_000 + watchers + 1_000,
     }
 }
 

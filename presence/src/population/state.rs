@@ -393,3 +393,17 @@ pub(super) enum Timer {
     /// `lync`: the connection of a user is kept alive.
     KeepAlive(u32),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_users_fit_into_a_few_hundred_megabytes() {
+        assert!(size_of::<User>() <= 208, "{}", size_of::<User>());
+        assert!(size_of::<Dialog>() <= 136, "{}", size_of::<Dialog>());
+        // What `lync` adds for each of its users, a GRUU of some 70 bytes not counted.
+        let endpoint = size_of::<super::super::lync_state::Endpoint>();
+        assert!(endpoint <= 136, "{endpoint}");
+    }
+}
