@@ -490,3 +490,50 @@ proptest! {
         prop_assert_eq!(asked(records), asked(rotated));
     }
 }
+
+/// What the clients of a Lync server try: a domain with SRV records inside and
+/// outside, one with hosts only, and the name of a pool.
+#[test]
+fn a_lync_domain_is_found_by_its_own_names() {
+    let lync = |zone: &str, target: &str, transport| {
+        let (asked, result) = play(Locate::lync(target, transport, 7).expect("a target"), &Zone::of(zone));
+        let addresses: Result<Vec<String>, String> = result
+            .map(|found| found.addresses.iter().map(ToString::to_string).collect())
+            .map_err(|error| error.to_string());
+        (asked, addresses)
+    };
+    let domain = "
+        _sipinternaltls._tcp.l.test SRV 0 0 5061 pool.l.test.
+        _sip._tls.l.test            SRV 0 0 443  edge.l.test.
+        _sipinternal._tcp.l.test    SRV 0 0 5060 pool.l.test.
+        pool.l.test A 192.0.2.1
+        edge.l.test A 192.0.2.2
+        l.test A 192.0.2.80
+    ";
+    let (asked, found) = lync(domain, "l.test", Tls);
+    assert_eq!(asked, ["SRV of `_sipinternaltls._tcp.l.test.`", "A and AAAA of `pool.l.test.`"]);
+    assert_eq!(found.unwrap(), ["192.0.2.1:5061"]);
+    assert_eq!(lync(domain, "l.test", Tcp).1.unwrap(), ["192.0.2.1:5060"]);
+    let outside = "
+        _sip._tls.l.test SRV 0 0 443 edge.l.test.
+        edge.l.test A 192.0.2.2
+    ";
+    assert_eq!(lync(outside, "l.test", Tls).1.unwrap(), ["192.0.2.2:443"]);
+    let hosts = "
+        sipexternal.l.test A 192.0.2.3
+        sip.l.test A 192.0.2.4
+        l.test A 192.0.2.80
+    ";
+    let (asked, found) = lync(hosts, "l.test", Tls);
+    assert_eq!(asked.len(), 2 + 4, "one question for `sip.`, which has two ports: {asked:?}");
+    assert_eq!(found.unwrap(), ["192.0.2.3:443", "192.0.2.4:443", "192.0.2.4:5061", "192.0.2.80:5061"]);
+    // The name of a pool has none of these.
+    assert_eq!(lync("pool.l.test A 192.0.2.1", "pool.l.test", Tls).1.unwrap(), ["192.0.2.1:5061"]);
+    assert_eq!(
+        lync(domain, "pool.l.test:5071", Tls),
+        (vec!["A and AAAA of `pool.l.test`".to_owned()], Ok(vec!["192.0.2.1:5071".to_owned()]))
+    );
+    assert_eq!(lync(domain, "192.0.2.7", Tls), (Vec::new(), Ok(vec!["192.0.2.7:5061".to_owned()])));
+    assert!(lync("", "l.test", Tls).1.unwrap_err().contains("`l.test` does not exist"));
+    assert!(lync("l.test EMPTY", "l.test", Tls).1.unwrap_err().contains("no address"));
+}
