@@ -1,0 +1,113 @@
+//! The lync dialect from the command line to the pool and back, over sockets:
+//! `check` and `run` with NTLM, with a certificate instead, and what they say
+//! when it cannot work.
+
+mod support;
+
+use std::path::Path;
+
+use support::{PoolProcess, adsum, check, code, err, out, secret};
+
+const TCP: [&str; 4] = ["--dialect", "lync", "--transport", "tcp"];
+
+fn scenario(target: &str, more: &str) -> String {
+    format!(
+        "schema = 1\nname = \"lync\"\ndialect = \"lync\"\n[pool]\ntarget = \"{target}\"\ntransport = \"tcp\"\n\
+         [users]\ncount = 20\npattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
+         [warmup]\nsettle = \"500ms\"\n{more}[[step]]\nname = \"one\"\nrate = \"10/s\"\nhold = \"3s\"\n"
+    )
+}
+
+fn run(dir: &Path, text: &str) -> std::process::Output {
+    let file = dir.join("s.toml");
+    std::fs::write(&file, text).unwrap();
+    let results = dir.join("out");
+    let (file, results) = (file.to_str().unwrap(), results.to_str().unwrap());
+    adsum(&["run", file, "--out", results, "--plain", "--shards", "1"])
+}
+
+/// Sums of a counter over all steps, by label.
+fn counter(dir: &Path, name: &str, label: &str) -> u64 {
+    let text = std::fs::read_to_string(dir.join("out/counters.csv")).unwrap();
+    let rows = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let wanted = rows.filter(|row| row[5] == "all" && row[6] == name && row[7] == label);
+    wanted.map(|row| row[8].parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_check_signs_everything_and_sees_the_notification() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync"]);
+    let trace = dir.path().join("trace.txt");
+    let output =
+        check(&pool.address, dir.path(), &[&TCP[..], &["--trace", trace.to_str().unwrap()]].concat());
+    assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+    assert!(out(&output).contains("Result     : Success"));
+    let trace = std::fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("BENOTIFY sip:") && trace.contains("Authorization: NTLM "), "{trace}");
+    assert!(!trace.contains("BENOTIFY\r\nContent-Length: 0\r\n\r\nSIP/2.0 200"), "nobody answers a BENOTIFY");
+
+    // The wrong password is shown once, and never again.
+    let wrong = secret(dir.path(), "wrong", "user000001:not-this-one");
+    let right = secret(dir.path(), "right", "user000002:pw-user000002");
+    let users = ["--publisher", "sip:user000001@pool.test", "--subscriber", "sip:user000002@pool.test"];
+    let files = ["--publisher-credential-file", &wrong, "--subscriber-credential-file", &right];
+    let target = ["check", "--target", &pool.address, "--format", "json"];
+    let output = adsum(&[&target[..], &users, &files, &TCP].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["checks"][0]["code"], "auth:rejected", "{json}");
+}
+
+#[test]
+fn a_check_says_which_schemes_are_offered_when_it_speaks_none_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync", "--schemes", "kerberos,tls-dsk"]);
+    let text = out(&check(&pool.address, dir.path(), &TCP));
+    assert!(
+        text.contains("the server offers Kerberos, TLS-DSK; of its schemes adsum speaks NTLM only"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_pool_of_the_other_dialect_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--no-auth"]);
+    let output = check(&pool.address, dir.path(), &[&TCP[..], &["--auth", "none"]].concat());
+    assert_eq!(code(&output), 5, "{}", err(&output));
+    assert!(out(&output).contains("dialect = \"simple\""), "{}", out(&output));
+}
+
+#[test]
+fn workflows_run_with_ntlm() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync"]);
+    let output = run(dir.path(), &scenario(&pool.address, "[workload]\nkind = \"workflow\"\n"));
+    let text = out(&output);
+    // The engine may be late on a busy host: that is no matter of the dialect.
+    assert!(text.contains("ok   missed.ratio == 0%") && text.contains("ok   failed.ratio == 0%"), "{text}");
+    let count = |name, label| counter(dir.path(), name, label);
+    let workflows = count("workflow_ok", "");
+    assert!(workflows >= 30, "{text}");
+    // Seen on the wire as the plan has it: 34 messages each, 3 REGISTERs to log on.
+    let messages = ["REGISTER", "SUBSCRIBE", "SERVICE"].map(|method| count("sip_sent", method));
+    assert_eq!(messages, [workflows * 8, workflows * 6, workflows * 2]);
+    assert_eq!(count("sip_received", "BENOTIFY"), workflows * 2);
+    assert_eq!((count("auth_mismatch", ""), count("unmatched", "")), (0, 0));
+}
+
+#[test]
+fn held_users_watch_their_contacts_over_tls_in_the_embedded_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = "[workload]\nkind = \"held\"\nfan_out = { distribution = \"constant\", mean = 4, max = 4 }\n";
+    let text = scenario("embedded", held).replace("\"tcp\"", "\"tls\"");
+    let output = run(dir.path(), &text);
+    let text = out(&output);
+    for line in ["ok   missed.ratio == 0%", "ok   converged == 100%", "ok   recovery.count == 0"] {
+        assert!(text.contains(line), "{text}");
+    }
+    let count = |name, label| counter(dir.path(), name, label);
+    assert_eq!(count("delivered", ""), count("expected", ""));
+    // One dialog for oneself and one for a contact list, each begun and ended.
+    assert!(count("sip_sent", "SUBSCRIBE") <= 20 * 4, "{}", count("sip_sent", "SUBSCRIBE"));
+}
