@@ -81,8 +81,10 @@ fn a_pool_of_the_other_dialect_is_named_as_such() {
 #[test]
 fn workflows_run_with_ntlm() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = PoolProcess::start(&["--dialect", "lync"]);
-    let output = run(dir.path(), &scenario(&pool.address, "[workload]\nkind = \"workflow\"\n"));
+    let pool = PoolProcess::start(&["--dialect", "lync", "--nt-domain", "LOADLAB"]);
+    let named = scenario(&pool.address, "[workload]\nkind = \"workflow\"\n")
+        .replace("[users]\n", "[users]\nnt_domain = \"LOADLAB\"\n");
+    let output = run(dir.path(), &named);
     let text = out(&output);
     // The engine may be late on a busy host: that is no matter of the dialect.
     assert!(text.contains("ok   missed.ratio == 0%") && text.contains("ok   failed.ratio == 0%"), "{text}");

@@ -510,7 +510,8 @@ fn accounts(plan: &v1::Plan, users: &[v1::UserPair], pairs: Vec<u32>) -> Result<
         return Ok(Accounts::Pattern {
             uri: Pattern::parse(&pattern.sip_uri)?,
             auth_user: match pattern.auth_user.as_str() {
-                "" => None,
+                "" if pattern.nt_domain.is_empty() => None,
+                "" => Some(Pattern::parse(&in_domain(&pattern.nt_domain, &pattern.sip_uri))?),
                 text => Some(Pattern::parse(text)?),
             },
             password: Pattern::parse(&pattern.password)?,
@@ -533,6 +534,13 @@ fn accounts(plan: &v1::Plan, users: &[v1::UserPair], pairs: Vec<u32>) -> Result<
         }
     }
     Ok(Accounts::Rows { rows, pairs })
+}
+
+/// `DOMAIN\user{n}` for `sip:user{n}@pool.test`.
+fn in_domain(domain: &str, sip_uri: &str) -> String {
+    let after = sip_uri.split_once(':').map_or(sip_uri, |(_, rest)| rest);
+    let user = after.split_once('@').map_or(after, |(user, _)| user);
+    format!("{domain}\\{user}")
 }
 
 /// Addresses, ranges `a-b` of IPv4 addresses, and networks.

@@ -350,12 +350,12 @@ fn users(
     agent: usize,
 ) -> (Option<v1::UserPattern>, Vec<v1::UserChunk>) {
     match &population.who {
-        Who::Pattern { sip_uri, password } => {
+        Who::Pattern { sip_uri, password, nt_domain } => {
             let pattern = v1::UserPattern {
                 sip_uri: sip_uri.clone(),
                 auth_user: String::new(),
                 password: password.clone(),
-                nt_domain: String::new(),
+                nt_domain: nt_domain.clone(),
             };
             (Some(pattern), Vec::new())
         }

@@ -63,6 +63,8 @@ pub enum Who {
         sip_uri: String,
         /// The same for passwords: a secret.
         password: String,
+        /// Before the user's part of the address as the name for NTLM; may be empty.
+        nt_domain: String,
     },
     /// Pair p by name.
     Rows(Vec<RowPair>),
@@ -196,13 +198,14 @@ pub fn population(
             let (rows, pairing) = read_csv(from, csv, scheme)?;
             Ok(Population { pairs: rows.len() as u64, pairing, who: Who::Rows(rows) })
         }
-        Users::Pattern { count, pattern, password } => {
+        Users::Pattern { count, pattern, password, nt_domain } => {
             let password = match password {
                 Password::Pattern(pattern) => pattern.clone(),
                 Password::File(path) => escape(&first_line(path, password_file)?, path)?,
                 Password::None => String::new(),
             };
-            let who = Who::Pattern { sip_uri: pattern.clone(), password };
+            let nt_domain = nt_domain.clone().unwrap_or_default();
+            let who = Who::Pattern { sip_uri: pattern.clone(), password, nt_domain };
             Ok(Population { pairs: count / 2, pairing: Pairing::InOrder, who })
         }
     }

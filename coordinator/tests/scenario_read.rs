@@ -71,6 +71,8 @@ fn lync_goes_over_tls_unless_told_otherwise() {
     assert_eq!((s.dialect, s.pool.transport, s.auth.scheme), (Dialect::Lync, Transport::Tls, Scheme::Ntlm));
     let s = scenario(MINIMAL, &["dialect=lync", "pool.transport=tcp"]);
     assert_eq!((s.pool.transport, s.auth.scheme), (Transport::Tcp, Scheme::Auto));
+    let with = scenario(MINIMAL, &["dialect=lync", "pool.transport=tcp", "users.nt_domain=LOADLAB"]);
+    assert!(matches!(&with.users, Users::Pattern { nt_domain: Some(domain), .. } if domain == "LOADLAB"));
     let (simple, lync) = (scenario(MINIMAL, &["pool.transport=tcp"]), s);
     assert_ne!(hashes(&simple).1, hashes(&lync).1);
 }

@@ -152,6 +152,7 @@ fn one_password_for_all_comes_from_the_first_line_of_a_file() {
         count: 4,
         pattern: "sip:u{n}@p.test".into(),
         password: adsum_coordinator::scenario::Password::File("secret.txt".into()),
+        nt_domain: None,
     };
     let with = |content: &[u8]| population(&users, Scheme::Auto, b"", content);
     let Who::Pattern { password, .. } = with(b"\xef\xbb\xbfhunter2\r\nrest").unwrap().who else {

@@ -139,7 +139,7 @@ fn read_root(cx: &mut Cx<'_>, root: &Spanned<DeTable<'_>>) -> Option<Scenario> {
         None => missing_table(cx, &section, "pool"),
     };
     let users = match section.section(cx, "users") {
-        Some(users) => users::users(cx, users, scheme, pool.as_ref()),
+        Some(users) => users::users(cx, users, scheme, dialect, pool.as_ref()),
         None => missing_table(cx, &section, "users"),
     };
     let workload = match section.section(cx, "workload") {

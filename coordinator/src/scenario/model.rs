@@ -204,6 +204,9 @@ pub enum Users {
         pattern: String,
         /// Where passwords come from.
         password: Password,
+        /// Stands before the user's part of the address as the name for NTLM.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        nt_domain: Option<String>,
     },
 }
 

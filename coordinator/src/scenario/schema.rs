@@ -169,6 +169,8 @@ struct Users {
     password_pattern: Option<String>,
     /// File whose first line is the password of all users.
     password_file: Option<String>,
+    /// In the dialect lync: the domain of all users, for NTLM.
+    nt_domain: Option<String>,
 }
 
 /// What the users do.

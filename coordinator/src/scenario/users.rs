@@ -1,6 +1,6 @@
 //! `[users]`: who.
 
-use super::model::{Password, Pool, Scheme, Transport, Users};
+use super::model::{Dialect, Password, Pool, Scheme, Transport, Users};
 use super::reader::{At, Cx, Section};
 use super::source::Wrong;
 use crate::users::pattern::Pattern;
@@ -12,6 +12,8 @@ pub const MAX_USERS: u64 = 20_000_000;
 const MAX_DATAGRAM: u64 = 1_300;
 /// What a PUBLISH with its Authorization takes besides addresses and names, in bytes.
 const PUBLISH_FIXED: u64 = 895;
+/// A DNS name is no longer, and a NetBIOS name far shorter.
+const MAX_NT_DOMAIN: usize = 255;
 /// Request-URI, From, To, the entity of the document, and the digest's `uri`.
 const PUBLISH_URIS: u64 = 5;
 
@@ -19,6 +21,7 @@ pub(super) fn users(
     cx: &mut Cx<'_>,
     mut section: Section<'_, '_>,
     scheme: Scheme,
+    dialect: Dialect,
     pool: Option<&Pool>,
 ) -> Option<Users> {
     let from = section.text(cx, "from");
@@ -27,10 +30,11 @@ pub(super) fn users(
         check_pattern(text).map(|()| text.to_owned())
     });
     let password = password(cx, &mut section, scheme);
-    section.later(cx, "nt_domain");
+    let nt_domain = nt_domain(cx, &mut section, dialect);
     let by_file = section.has("from");
-    let by_pattern =
-        ["count", "pattern", "password_pattern", "password_file"].iter().any(|key| section.has(key));
+    let by_pattern = ["count", "pattern", "password_pattern", "password_file", "nt_domain"]
+        .iter()
+        .any(|key| section.has(key));
     if by_file && by_pattern {
         let at = section.key_at("from");
         let wrong = Wrong::new("`users.from` stands beside keys that say without a file who the users are");
@@ -42,9 +46,27 @@ pub(super) fn users(
         section.finish(cx);
         return from.map(|from| Users::File { from: from.value });
     }
-    let users = by_numbers(cx, &section, count, pattern, password, scheme, pool);
+    let mut users = by_numbers(cx, &section, count, pattern, password, scheme, pool);
+    if let Some(Users::Pattern { nt_domain: place, .. }) = &mut users {
+        *place = nt_domain;
+    }
     section.finish(cx);
     users
+}
+
+/// The domain before the user's part of each address; a users' file says it in `auth_user`.
+fn nt_domain(cx: &mut Cx<'_>, section: &mut Section<'_, '_>, dialect: Dialect) -> Option<String> {
+    let domain = section.text(cx, "nt_domain")?;
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if dialect != Dialect::Lync {
+        let wrong = Wrong::new("`users.nt_domain` belongs to the dialect `lync`").found(cx.found(&domain.at));
+        cx.wrong(&domain.at, wrong.help("remove it, or add dialect = \"lync\""));
+    } else if domain.value.is_empty() || domain.value.len() > MAX_NT_DOMAIN || !domain.value.chars().all(fits)
+    {
+        let wrong = Wrong::new("`users.nt_domain` is no domain").found(cx.found(&domain.at));
+        cx.wrong(&domain.at, wrong.accepted("letters, digits, `-`, `.` and `_`, such as \"LOADLAB\""));
+    }
+    Some(domain.value)
 }
 
 fn by_numbers(
@@ -82,7 +104,7 @@ fn by_numbers(
         check_length(cx, pattern, count.value);
     }
     let password = if has_password { password? } else { Password::None };
-    Some(Users::Pattern { count: count?.value, pattern: pattern?.value, password })
+    Some(Users::Pattern { count: count?.value, pattern: pattern?.value, password, nt_domain: None })
 }
 
 fn password(cx: &mut Cx<'_>, section: &mut Section<'_, '_>, scheme: Scheme) -> Option<Password> {

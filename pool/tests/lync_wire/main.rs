@@ -53,6 +53,9 @@ fn all_is_well(world: &World) {
         assert_eq!(users.of(odd), 0, "{odd:?}");
     }
     world.pool_is_empty();
+    // Every request and every answer of ours was signed as it has to be.
+    let stats = world.pool.stats();
+    assert_eq!((stats.bad_signatures, stats.wrong_credentials), (0, 0), "{stats:?}");
 }
 
 #[test]
