@@ -43,10 +43,10 @@ pub fn all_series(raw: &Raw) -> Vec<Series> {
         }
     }
     let mut censored: BTreeMap<(u32, Phase, String, String), u64> = BTreeMap::new();
-    for ((_, step, phase, site, _, counter, label), value) in &raw.timeline {
+    for (step, phase, site, counter, label, value) in raw.totals() {
         if counter == "censored" {
-            for site in [site.as_str(), ALL] {
-                *censored.entry((*step, *phase, site.to_owned(), label.clone())).or_default() += value;
+            for site in [site, ALL] {
+                *censored.entry((step, phase, site.to_owned(), label.to_owned())).or_default() += value;
             }
         }
     }
@@ -279,7 +279,7 @@ pub fn intervals(raw: &Raw, manifest: &Manifest, width: i64) -> Vec<u8> {
     }
     let mut counts: BTreeMap<(i64, u32, Phase, String, &str), u64> = BTreeMap::new();
     let mut censored: BTreeMap<(i64, u32, Phase, String, Metric), u64> = BTreeMap::new();
-    for ((second, step, phase, site, _, counter, label), value) in &raw.timeline {
+    for ((second, step, phase, site, _, counter, label), value) in raw.timeline() {
         for site in [site.as_str(), ALL] {
             let at = bucket(*second);
             if counter == "offered" || counter == "sent" {
@@ -362,20 +362,11 @@ pub fn agents(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
         "coverage_ratio",
         "clock_bound_s",
     ];
-    let total = |step: u32, phase: Phase, agent: &str, counter: &str, label: Option<&str>| -> u64 {
-        raw.timeline
-            .iter()
-            .filter(|((_, s, p, _, a, c, l), _)| {
-                *s == step && *p == phase && a == agent && c == counter && label.is_none_or(|x| x == l)
-            })
-            .map(|(_, v)| v)
-            .sum()
-    };
     let rows = raw.agents.iter().filter(|((_, phase, ..), _)| *phase != Phase::Ramp).map(
         |((step, phase, site, agent, metric, base), h)| {
             let info = manifest.agents.iter().find(|a| a.name == *agent);
             let (_, seconds) = duration(manifest, *step, *phase);
-            let censored = total(*step, *phase, agent, "censored", Some(metric.name()));
+            let censored = raw.total_of_agent(*step, *phase, agent, "censored", Some(metric.name()));
             let lag =
                 raw.agents.get(&(*step, *phase, site.clone(), agent.clone(), Metric::SendLag, Base::None));
             let p = |q: f64| cell(h.percentile(fraction(q), censored));
@@ -391,8 +382,8 @@ pub fn agents(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
                 info.map(|a| a.incarnation.to_string()).unwrap_or_default(),
                 metric.name().to_owned(),
                 base.name().to_owned(),
-                total(*step, *phase, agent, "offered", None).to_string(),
-                total(*step, *phase, agent, "sent", None).to_string(),
+                raw.total_of_agent(*step, *phase, agent, "offered", None).to_string(),
+                raw.total_of_agent(*step, *phase, agent, "sent", None).to_string(),
                 h.count().to_string(),
                 censored.to_string(),
                 p(0.5),
@@ -401,9 +392,9 @@ pub fn agents(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
                 p(0.99),
                 opt(h.max()),
                 lag.map(|lag| cell(lag.percentile(fraction(0.99), 0))).unwrap_or_default(),
-                share(total(*step, *phase, agent, "cpu_us", None) as f64 / 1e6),
-                total(*step, *phase, agent, "rx_dropped", None).to_string(),
-                share(total(*step, *phase, agent, "interval", None) as f64),
+                share(raw.total_of_agent(*step, *phase, agent, "cpu_us", None) as f64 / 1e6),
+                raw.total_of_agent(*step, *phase, agent, "rx_dropped", None).to_string(),
+                share(raw.total_of_agent(*step, *phase, agent, "interval", None) as f64),
                 info.map(|a| format!("{:.6}", a.clock_bound_s)).unwrap_or_default(),
             ]
         },
@@ -529,9 +520,9 @@ pub fn counter_sums(raw: &Raw, manifest: &Manifest) -> BTreeMap<(u32, Phase, Str
             }
         }
     }
-    for ((_, step, phase, site, _, counter, label), value) in &raw.timeline {
-        for site in [site.as_str(), ALL] {
-            *sums.entry((*step, *phase, site.to_owned(), counter.clone(), label.clone())).or_default() +=
+    for (step, phase, site, counter, label, value) in raw.totals() {
+        for site in [site, ALL] {
+            *sums.entry((step, phase, site.to_owned(), counter.to_owned(), label.to_owned())).or_default() +=
                 value;
         }
     }

@@ -205,7 +205,7 @@ const TIMELINE_HEADER: [&str; 12] = [
 fn timeline(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
     csv_bytes(
         &TIMELINE_HEADER,
-        raw.timeline.iter().map(|((second, step, phase, site, agent, counter, label), value)| {
+        raw.timeline().iter().map(|((second, step, phase, site, agent, counter, label), value)| {
             vec![
                 SCHEMA_VERSION.to_string(),
                 manifest.run_id.clone(),
@@ -380,7 +380,7 @@ fn read_timeline(dir: &Path, manifest: &Manifest, raw: &mut Raw) -> Result<(), F
         let phase = Phase::parse(&row[6]).ok_or_else(|| rows.wrong(number, "phase"))?;
         let value = row[11].parse().map_err(|_| rows.wrong(number, "value"))?;
         let key = (second, step, phase, row[7].into(), row[8].into(), row[9].into(), row[10].into());
-        raw.timeline.insert(key, value);
+        raw.count(key, value);
     }
     Ok(())
 }

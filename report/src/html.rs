@@ -277,7 +277,7 @@ fn rate_chart(out: &mut String, raw: &Raw, manifest: &Manifest) {
     let (origin, length) = seconds_of(manifest);
     let names = ["offered", "sent", "delivered", "missed_due"];
     let mut counts: std::collections::BTreeMap<(usize, i64), u64> = Default::default();
-    for ((second, .., counter, _), value) in &raw.timeline {
+    for ((second, .., counter, _), value) in raw.timeline() {
         if let Some(at) = names.iter().position(|name| name == counter) {
             *counts.entry((at, *second)).or_default() += value;
         }

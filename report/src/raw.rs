@@ -92,6 +92,8 @@ pub type SecondKey = (i64, u32, Phase, String, Metric, Base);
 pub type AgentKey = (u32, Phase, String, String, Metric, Base);
 /// A counter: second, step, phase, site, agent, counter, label.
 pub type CountKey = (i64, u32, Phase, String, String, String, String);
+/// A counter over all seconds: step, phase, counter, label, site, agent.
+type TotalKey = (u32, Phase, String, String, String, String);
 /// A failure: step, phase, site, agent, activity, class, code, reason.
 pub type FailureKey = (u32, Phase, String, String, String, Class, String, String);
 
@@ -123,7 +125,9 @@ pub struct Raw {
     /// Histograms by agent.
     pub agents: BTreeMap<AgentKey, Histogram>,
     /// Counters by second and agent.
-    pub timeline: BTreeMap<CountKey, u64>,
+    timeline: BTreeMap<CountKey, u64>,
+    /// The same over all seconds, added on the way: a long run ends as fast as a short one.
+    totals: BTreeMap<TotalKey, u64>,
     /// Failures.
     pub failures: BTreeMap<FailureKey, FailureSum>,
     /// Text of transcripts by (class, code, first instant, agent): earliest first.
@@ -165,7 +169,7 @@ impl Raw {
                 c.counter.clone(),
                 c.label.clone(),
             );
-            *self.timeline.entry(key).or_default() += c.value;
+            self.count(key, c.value);
         }
         for failure in &interval.failures {
             self.absorb_failure(site, agent, failure);
@@ -222,6 +226,19 @@ impl Raw {
         self.seen.iter().filter(|(name, ..)| name == agent).count() as u64
     }
 
+    /// Counters by second and agent.
+    #[must_use]
+    pub fn timeline(&self) -> &BTreeMap<CountKey, u64> {
+        &self.timeline
+    }
+
+    /// Adds to a counter.
+    pub(crate) fn count(&mut self, key: CountKey, value: u64) {
+        let (_, step, phase, site, agent, counter, label) = key.clone();
+        *self.totals.entry((step, phase, counter, label, site, agent)).or_default() += value;
+        *self.timeline.entry(key).or_default() += value;
+    }
+
     /// The sum of a counter over a step and phase; `site` `None` for all, any
     /// label unless one is given.
     #[must_use]
@@ -233,17 +250,58 @@ impl Raw {
         counter: &str,
         label: Option<&str>,
     ) -> u64 {
-        self.timeline
-            .iter()
-            .filter(|((_, s, p, at, _, c, l), _)| {
-                *s == step
-                    && *p == phase
-                    && c == counter
-                    && site.is_none_or(|site| site == at)
-                    && label.is_none_or(|label| label == l)
-            })
+        self.totals_of(step, phase, counter, label)
+            .filter(|((.., at, _), _)| site.is_none_or(|site| site == at))
             .map(|(_, value)| value)
             .sum()
+    }
+
+    /// The same of one agent.
+    #[must_use]
+    pub fn total_of_agent(
+        &self,
+        step: u32,
+        phase: Phase,
+        agent: &str,
+        counter: &str,
+        label: Option<&str>,
+    ) -> u64 {
+        self.totals_of(step, phase, counter, label)
+            .filter(|((.., name), _)| name == agent)
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// A counter's sums by agent, over a step and phase.
+    #[must_use]
+    pub fn totals_by_agent(&self, step: u32, phase: Phase, counter: &str) -> BTreeMap<&str, u64> {
+        let mut sums = BTreeMap::new();
+        for ((.., agent), value) in self.totals_of(step, phase, counter, None) {
+            *sums.entry(agent.as_str()).or_default() += value;
+        }
+        sums
+    }
+
+    /// Counters over all seconds: step, phase, site, counter, label, value.
+    pub fn totals(&self) -> impl Iterator<Item = (u32, Phase, &str, &str, &str, u64)> {
+        self.totals.iter().map(|((step, phase, counter, label, site, _), value)| {
+            (*step, *phase, site.as_str(), counter.as_str(), label.as_str(), *value)
+        })
+    }
+
+    fn totals_of<'a, 'c>(
+        &'a self,
+        step: u32,
+        phase: Phase,
+        counter: &'c str,
+        label: Option<&'c str>,
+    ) -> impl Iterator<Item = (&'a TotalKey, &'a u64)> {
+        let first = label.unwrap_or_default().to_owned();
+        self.totals
+            .range((step, phase, counter.to_owned(), first, String::new(), String::new())..)
+            .take_while(move |((s, p, c, l, ..), _)| {
+                (*s, *p, c.as_str()) == (step, phase, counter) && label.is_none_or(|label| label == l)
+            })
     }
 
     /// The sum of a series over a step and phase.

@@ -304,7 +304,7 @@ impl<'a> Numbers<'a> {
         let (Some(raw), Some((step, phase))) = (self.raw, self.at) else { return 0 };
         let Some(second) = self.second else { return raw.total(step, phase, self.site, counter, label) };
         let from = (second, step, phase, String::new(), String::new(), String::new(), String::new());
-        raw.timeline
+        raw.timeline()
             .range(from..)
             .take_while(|((at, s, p, ..), _)| (*at, *s, *p) == (second, step, phase))
             .filter(|((.., site, _, c, l), _)| {

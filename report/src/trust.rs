@@ -1,8 +1,10 @@
 //! When a run is not to be believed: the tool accuses itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::headroom;
+use crate::headroom::{self, Busiest};
 use crate::histogram::{Percentile, Quantile};
 use crate::manifest::Manifest;
 use crate::names::{Base, Metric, Phase};
@@ -118,9 +120,11 @@ impl TrustLimits {
 #[must_use]
 pub fn judge(raw: &Raw, manifest: &Manifest) -> Vec<Reason> {
     let mut reasons = Vec::new();
+    let rows = rows(raw, manifest);
+    let busiest = headroom::busiest_of_holds(raw, manifest, manifest.trust.busy_limit());
     for (step, phase) in manifest.holds() {
         let place = format!("step {} ({})", step.step, step.name);
-        let hold = Hold { raw, manifest, step: step.step, place };
+        let hold = Hold { raw, rows: &rows, busiest: &busiest, manifest, step: step.step, place };
         hold.send_lag(phase.from_s, phase.to_s, &mut reasons);
         hold.loop_gap(&mut reasons);
         hold.shard_busy(&mut reasons);
@@ -132,8 +136,27 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Vec<Reason> {
     reasons
 }
 
+/// Second from the origin, agent, label, value.
+type Row<'a> = (i64, &'a str, &'a str, u64);
+/// By step and counter.
+type Rows<'a> = BTreeMap<(u32, String), Vec<Row<'a>>>;
+
+/// Those counters whose single seconds count, of all holds in one pass.
+fn rows<'a>(raw: &'a Raw, manifest: &Manifest) -> Rows<'a> {
+    let mut rows = Rows::new();
+    for ((second, step, phase, _, agent, counter, label), n) in raw.timeline() {
+        if *phase == Phase::Hold && ["loop_gap_ms", "steal_us"].contains(&counter.as_str()) {
+            let row = (second - manifest.origin_unix_s, agent.as_str(), label.as_str(), *n);
+            rows.entry((*step, counter.clone())).or_default().push(row);
+        }
+    }
+    rows
+}
+
 struct Hold<'a> {
     raw: &'a Raw,
+    rows: &'a Rows<'a>,
+    busiest: &'a BTreeMap<u32, Busiest>,
     manifest: &'a Manifest,
     step: u32,
     place: String,
@@ -163,24 +186,14 @@ impl Hold<'_> {
         reasons.push(Reason { reason, measured, limit, place, advice });
     }
 
-    /// Rows of a counter in this hold: second from the origin, agent, label, value.
-    fn rows(&self, counter: &str) -> impl Iterator<Item = (i64, &str, &str, u64)> {
-        let origin = self.manifest.origin_unix_s;
-        self.raw
-            .timeline
-            .iter()
-            .filter(move |((_, s, p, _, _, c, _), _)| (*s, *p) == (self.step, Phase::Hold) && c == counter)
-            .map(move |((second, _, _, _, agent, _, label), n)| {
-                (second - origin, agent.as_str(), label.as_str(), *n)
-            })
+    /// Rows of a counter in this hold.
+    fn rows(&self, counter: &str) -> impl Iterator<Item = Row<'_>> {
+        self.rows.get(&(self.step, counter.to_owned())).into_iter().flatten().copied()
     }
 
     /// The agents that a counter names, with their sums.
     fn by_agent(&self, counter: &str) -> String {
-        let mut sums = std::collections::BTreeMap::<&str, u64>::new();
-        for (_, agent, _, n) in self.rows(counter) {
-            *sums.entry(agent).or_default() += n;
-        }
+        let sums = self.raw.totals_by_agent(self.step, Phase::Hold, counter);
         let all: Vec<String> = sums.iter().map(|(agent, n)| format!("agent {agent}: {n}")).collect();
         all.join(", ")
     }
@@ -250,7 +263,7 @@ impl Hold<'_> {
 
     fn shard_busy(&self, reasons: &mut Vec<Reason>) {
         let limit = self.manifest.trust.busy_limit();
-        let Some(busiest) = headroom::busiest(self.raw, self.manifest, self.step, limit) else { return };
+        let Some(busiest) = self.busiest.get(&self.step) else { return };
         if busiest.above == 0 {
             return;
         }
@@ -389,15 +402,7 @@ impl Hold<'_> {
     fn coverage(&self, from_s: f64, to_s: f64, reasons: &mut Vec<Reason>) {
         let wanted = (to_s - from_s).floor() as u64;
         for agent in &self.manifest.agents {
-            let got: u64 = self
-                .raw
-                .timeline
-                .iter()
-                .filter(|((_, s, p, _, name, counter, _), _)| {
-                    *s == self.step && *p == Phase::Hold && *name == agent.name && counter == "interval"
-                })
-                .map(|(_, n)| n)
-                .sum();
+            let got = self.raw.total_of_agent(self.step, Phase::Hold, &agent.name, "interval", None);
             // The seconds at both ends may be booked to the phase beside.
             if got + 1 < wanted {
                 self.push(

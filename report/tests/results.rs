@@ -134,7 +134,7 @@ fn derived_files_come_again_byte_for_byte() {
     assert_eq!(contents(dir.path()), before);
     assert_eq!(verify::verify(dir.path()).unwrap(), []);
     let (read, _) = files::read_raw(dir.path()).unwrap();
-    assert_eq!((&read.seconds, &read.agents, &read.timeline), (&raw.seconds, &raw.agents, &raw.timeline));
+    assert_eq!((&read.seconds, &read.agents, read.timeline()), (&raw.seconds, &raw.agents, raw.timeline()));
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(super) fn progress(raw: &Raw, scenario: &Scenario, here: Here) -> Progress {
     let last = here.now / 1_000_000_000 - 2;
     let window = last - 9..=last;
     let count = |counter: &str| -> u64 {
-        raw.timeline
+        raw.timeline()
             .iter()
             .filter(|((second, _, phase, .., c, _), _)| {
                 window.contains(second) && *phase != Phase::Warmup && c == counter
@@ -117,7 +117,7 @@ pub(super) fn progress(raw: &Raw, scenario: &Scenario, here: Here) -> Progress {
         sent_hz: count("sent") as f64 / seen,
         p50_s: at(&latency, 500_000_000),
         p99_s: at(&latency, 990_000_000),
-        missed: raw.timeline.iter().filter(|((.., c, _), _)| c == "missed").map(|(_, n)| n).sum(),
+        missed: raw.timeline().iter().filter(|((.., c, _), _)| c == "missed").map(|(_, n)| n).sum(),
         failed: raw.failures.values().map(|f| f.count).sum(),
         send_lag_p99_s: at(&series(Metric::SendLag, Base::None), 990_000_000),
         agents: here.agents,
@@ -207,7 +207,7 @@ impl Judge {
         }
         // Which step it is shows from what was recorded in that second.
         let step = raw
-            .timeline
+            .timeline()
             .range((second, 0, Phase::Warmup, String::new(), String::new(), String::new(), String::new())..)
             .take_while(|((at, ..), _)| *at == second)
             .filter(|((_, _, phase, .., counter, _), _)| *phase == Phase::Hold && counter == "offered")
@@ -219,7 +219,7 @@ impl Judge {
                 continue;
             }
             let held = raw
-                .timeline
+                .timeline()
                 .keys()
                 .filter(|(_, s, p, .., c, _)| *s == step && *p == Phase::Hold && c == "offered")
                 .map(|(at, ..)| *at)
@@ -243,7 +243,7 @@ impl Judge {
 fn error_share(raw: &Raw, second: i64, class: u8) -> Option<u64> {
     let (mut errors, mut all) = (0u64, 0u64);
     let from = (second, 0, Phase::Warmup, String::new(), String::new(), String::new(), String::new());
-    for ((at, .., counter, label), n) in raw.timeline.range(from..) {
+    for ((at, .., counter, label), n) in raw.timeline().range(from..) {
         if *at != second {
             break;
         }
