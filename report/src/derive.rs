@@ -150,11 +150,13 @@ pub fn thresholds(manifest: &Manifest, verdict: &Verdict) -> Vec<u8> {
             Unit::Ratio => "1",
             Unit::Count => "",
         };
+        let beyond =
+            || j.threshold.stat.metric().map_or_else(String::new, |m| m.beyond_cell(manifest.deadline_s));
         let (value, relation, passed) = match j.judged {
             Judged::Holds(v) => (in_unit(v, j.threshold.unit), "eq", "true"),
             Judged::Broken(Some(v)) => (in_unit(v, j.threshold.unit), "eq", "false"),
-            Judged::Broken(None) => (format!("{:.6}", manifest.deadline_s), "gt", "false"),
-            Judged::HoldsBeyond => (format!("{:.6}", manifest.deadline_s), "gt", "true"),
+            Judged::Broken(None) => (beyond(), "gt", "false"),
+            Judged::HoldsBeyond => (beyond(), "gt", "true"),
             Judged::NotJudged => (String::new(), "", ""),
         };
         let latency = j.threshold.unit == Unit::Time;

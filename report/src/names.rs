@@ -116,6 +116,18 @@ impl Metric {
         }
     }
 
+    /// Where a rank among those that never came lies, for people: `> 25 s`, or `never` without a limit.
+    #[must_use]
+    pub fn beyond(self, deadline_s: f64) -> String {
+        self.limit_s(deadline_s).map_or_else(|| "never".to_owned(), |limit| format!("> {limit} s"))
+    }
+
+    /// The same as a cell of a file, with the relation `gt`: the limit, or `inf`.
+    #[must_use]
+    pub fn beyond_cell(self, deadline_s: f64) -> String {
+        self.limit_s(deadline_s).map_or_else(|| "inf".to_owned(), |limit| format!("{limit:.6}"))
+    }
+
     /// The bases that it is recorded in.
     #[must_use]
     pub fn bases(self) -> &'static [Base] {

@@ -26,7 +26,7 @@ fn at(series: &[Series], step: u32, metric: Metric, base: Base) -> Option<&Serie
 fn shown(s: &Series, q: f64, deadline_s: f64) -> String {
     match s.histogram.percentile(Quantile::from_fraction(q).unwrap_or(Quantile(0)), s.censored) {
         Percentile::Value(us) => print::human(us),
-        Percentile::Censored => format!("> {deadline_s} s"),
+        Percentile::Censored => s.metric.beyond(deadline_s),
         Percentile::TooFew => "-".to_owned(),
     }
 }
@@ -40,11 +40,12 @@ fn value_text(value: u128, unit: Unit) -> String {
 }
 
 fn judgement_line(j: &Judgement, deadline_s: f64) -> String {
+    let beyond = || j.threshold.stat.metric().map_or_else(String::new, |m| m.beyond(deadline_s));
     let (mark, found) = match j.judged {
         Judged::Holds(v) => ("ok  ", value_text(v, j.threshold.unit)),
-        Judged::HoldsBeyond => ("ok  ", format!("> {deadline_s} s")),
+        Judged::HoldsBeyond => ("ok  ", beyond()),
         Judged::Broken(Some(v)) => ("FAIL", value_text(v, j.threshold.unit)),
-        Judged::Broken(None) => ("FAIL", format!("> {deadline_s} s")),
+        Judged::Broken(None) => ("FAIL", beyond()),
         Judged::NotJudged => ("?   ", "too few samples".to_owned()),
     };
     let mut line = format!("  {mark} {:<38} {found:<12} step {} {}", j.rule.expr, j.step, j.step_name);

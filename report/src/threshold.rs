@@ -445,6 +445,15 @@ impl Op {
 }
 
 impl Stat {
+    /// The metric whose latencies it is of, if it is of latencies.
+    #[must_use]
+    pub fn metric(self) -> Option<Metric> {
+        match self {
+            Stat::Percentile(m, _) | Stat::Min(m) | Stat::Max(m) | Stat::Mean(m) => Some(m),
+            _ => None,
+        }
+    }
+
     /// Metric and statistic as in `thresholds.csv`.
     #[must_use]
     pub fn names(self) -> (String, String) {

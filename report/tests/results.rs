@@ -239,3 +239,67 @@ fn only_results_of_ours_are_replaced() {
     files::prepare(&inner, true).unwrap();
     assert!(fs::read_dir(&inner).unwrap().next().is_none());
 }
+
+/// A row of a CSV file by the cells that it has to have.
+fn row(files: &[(&'static str, Vec<u8>)], file: &str, cells: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let (_, bytes) = files.iter().find(|(name, _)| *name == file).unwrap();
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let rows: Vec<BTreeMap<String, String>> = reader.deserialize().map(Result::unwrap).collect();
+    let found: Vec<_> =
+        rows.iter().filter(|row| cells.iter().all(|(name, cell)| row[*name] == *cell)).collect();
+    assert_eq!(found.len(), 1, "{file} {cells:?}");
+    found[0].clone()
+}
+
+fn text(files: &[(&'static str, Vec<u8>)], file: &str) -> String {
+    let (_, bytes) = files.iter().find(|(name, _)| *name == file).unwrap();
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn what_never_came_lies_beyond_the_limit_of_its_own_metric() {
+    let (mut raw, mut manifest) = run(&["fra"]);
+    let censored = |metric: &str| Count {
+        step: 1,
+        phase: Phase::Hold,
+        counter: "censored".into(),
+        label: metric.into(),
+        value: 1_200,
+    };
+    let silent = Interval {
+        number: 10,
+        series: vec![
+            series(Metric::Register, Base::Scheduled, &[2_000; 40]),
+            series(Metric::Workflow, Base::Scheduled, &[2_000; 40]),
+        ],
+        counts: ["register", "workflow", "publish_to_notify"].map(censored).to_vec(),
+        failures: Vec::new(),
+        ..interval("fra", 9)
+    };
+    assert!(raw.absorb(&silent).unwrap());
+    let rule = |expr: &str| ThresholdRule { expr: expr.into(), ..ThresholdRule::default() };
+    manifest.thresholds =
+        ["register.p99 < 1s", "workflow.p99 < 1s", "publish_to_notify.p99 < 1s", "register.p99 > 1s"]
+            .map(rule)
+            .to_vec();
+    let files = adsum_report::derived(&raw, &manifest).files;
+    for (metric, value) in
+        [("register", "32.000000"), ("workflow", "inf"), ("publish_to_notify", "25.000000")]
+    {
+        let of = [("site", "all"), ("metric", metric), ("base", "scheduled"), ("quantile", "0.99")];
+        let percentile = row(&files, "percentiles.csv", &of);
+        assert_eq!((percentile["value_s"].as_str(), percentile["relation"].as_str()), (value, "gt"));
+        let expr = format!("{metric}.p99 < 1s");
+        let judged = row(&files, "thresholds.csv", &[("expr", &expr)]);
+        assert_eq!((judged["value"].as_str(), judged["relation"].as_str()), (value, "gt"), "{expr}");
+        assert_eq!(judged["passed"], "false");
+    }
+    let beyond = row(&files, "thresholds.csv", &[("expr", "register.p99 > 1s")]);
+    assert_eq!((beyond["value"].as_str(), beyond["passed"].as_str()), ("32.000000", "true"));
+    let summary = text(&files, "summary.txt");
+    let line = |start: &str| summary.lines().find(|line| line.contains(start)).unwrap().to_owned();
+    assert!(line("register.p99 < 1s").contains("> 32 s"), "{summary}");
+    assert!(line("workflow.p99 < 1s").contains("never"), "{summary}");
+    assert!(line("publish_to_notify.p99 < 1s").contains("> 25 s"), "{summary}");
+    assert!(text(&files, "report.html").contains("<td>&gt; 32 s</td>"));
+}

@@ -115,10 +115,7 @@ pub fn percentiles(manifest: &Manifest, series: &[Series]) -> Vec<u8> {
         manifest.percentiles.iter().map(move |q| {
             let (value, relation) = match s.histogram.percentile(fraction(*q), s.censored) {
                 Percentile::Value(us) => (print::seconds(us), "eq"),
-                Percentile::Censored => match s.metric.limit_s(manifest.deadline_s) {
-                    Some(limit) => (format!("{limit:.6}"), "gt"),
-                    None => ("inf".to_owned(), "gt"),
-                },
+                Percentile::Censored => (s.metric.beyond_cell(manifest.deadline_s), "gt"),
                 Percentile::TooFew => (String::new(), ""),
             };
             vec![
