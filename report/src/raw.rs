@@ -117,6 +117,10 @@ pub const TRANSCRIPTS: usize = 3;
 /// Kinds of failures that one run keeps apart.
 pub const MAX_KINDS: usize = 4_096;
 
+/// What all samples and counts of a run may come to together: a quarter of 2^64. No
+/// run comes near it; a peer or a file that claims more is wrong.
+const MAX_WEIGHT: u64 = 1 << 62;
+
 /// All that was recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Raw {
@@ -133,13 +137,16 @@ pub struct Raw {
     /// Text of transcripts by (class, code, first instant, agent): earliest first.
     pub transcripts: BTreeMap<(Class, String, i64, String), (FailureKey, String)>,
     seen: BTreeSet<(String, u64, u64)>,
+    /// All that was counted together: kept below [`MAX_WEIGHT`], so that no sum of it can overflow.
+    weight: u64,
 }
 
 impl Raw {
     /// Adds an interval; `false` if it was added before.
     ///
     /// # Errors
-    /// When a histogram cannot be read; nothing of the interval is added then.
+    /// When a histogram cannot be read, or the counts are beyond all reason;
+    /// nothing of the interval is added then.
     pub fn absorb(&mut self, interval: &Interval) -> Result<bool, HistogramError> {
         let id = (interval.agent.clone(), interval.incarnation, interval.number);
         if self.seen.contains(&id) {
@@ -151,6 +158,11 @@ impl Raw {
             histogram.add_sparse(&series.deltas, &series.counts)?;
             read.push(histogram);
         }
+        let values = (interval.counts.iter().map(|c| c.value))
+            .chain(read.iter().map(Histogram::count))
+            .chain(interval.failures.iter().map(|f| f.count));
+        let weight = values.fold(Some(0u64), |sum, n| sum?.checked_add(n));
+        self.weigh(weight.ok_or(HistogramError::Count)?)?;
         let (site, agent) = (&interval.site, &interval.agent);
         for (series, histogram) in interval.series.iter().zip(read) {
             let Series { step, phase, metric, base, .. } = *series;
@@ -176,6 +188,13 @@ impl Raw {
         }
         self.seen.insert(id);
         Ok(true)
+    }
+
+    /// Room for so much more, or an error.
+    pub(crate) fn weigh(&mut self, n: u64) -> Result<(), HistogramError> {
+        let weight = self.weight.checked_add(n).filter(|weight| *weight <= MAX_WEIGHT);
+        self.weight = weight.ok_or(HistogramError::Count)?;
+        Ok(())
     }
 
     fn absorb_failure(&mut self, site: &str, agent: &str, f: &Failure) {

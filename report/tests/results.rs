@@ -303,3 +303,34 @@ fn what_never_came_lies_beyond_the_limit_of_its_own_metric() {
     assert!(line("publish_to_notify.p99 < 1s").contains("> 25 s"), "{summary}");
     assert!(text(&files, "report.html").contains("<td>&gt; 32 s</td>"));
 }
+
+#[test]
+fn files_that_claim_too_much_or_the_same_twice_are_refused_with_their_line() {
+    let far = i64::MAX.to_string();
+    for (file, from, to, message) in [
+        ("timeline.csv", ",0,1,", format!(",{far},1,"), "line 2: t_s cannot be read"),
+        ("timeline.csv", ",offered,,21", format!(",offered,,{}", u64::MAX), "the counts exceed"),
+        ("timeline.csv", ",offered,,21", ",sent,,21".into(), "once more"),
+        ("run.hlog", ",0.000,1.000", format!(",{far}.000,1.000"), "a start beyond all years"),
+        ("run.hlog", ",1.000,1.000", ",0.000,1.000".into(), "a second histogram of the same tag and time"),
+        ("run.hlog", ",0.000,1.000", ",NaN,1.000".into(), "a start that is no number"),
+        ("failures.csv", "2026-11-18T", "922337203685477-11-18T".into(), "first_time cannot be read"),
+        (
+            "failures.csv",
+            "\"look, there\",10,",
+            format!("\"look, there\",{},", u64::MAX),
+            "the counts exceed",
+        ),
+        ("manifest.json", "\"origin_unix_s\": 1795000000", format!("\"origin_unix_s\": {far}"), "no times"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut raw, mut manifest) = run(&["fra"]);
+        adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+        let path = dir.path().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from}: {}", text.get(..600).unwrap_or(&text));
+        fs::write(&path, text.replacen(from, &to, 1)).unwrap();
+        let error = files::read_raw(dir.path()).unwrap_err().to_string();
+        assert!(error.starts_with(file) && error.contains(message), "{file} {to}: {error}");
+    }
+}
