@@ -158,10 +158,10 @@ impl Raw {
             histogram.add_sparse(&series.deltas, &series.counts)?;
             read.push(histogram);
         }
-        let values = (interval.counts.iter().map(|c| c.value))
+        let mut values = (interval.counts.iter().map(|c| c.value))
             .chain(read.iter().map(Histogram::count))
             .chain(interval.failures.iter().map(|f| f.count));
-        let weight = values.fold(Some(0u64), |sum, n| sum?.checked_add(n));
+        let weight = values.try_fold(0u64, |sum, n| sum.checked_add(n));
         self.weigh(weight.ok_or(HistogramError::Count)?)?;
         let (site, agent) = (&interval.site, &interval.agent);
         for (series, histogram) in interval.series.iter().zip(read) {

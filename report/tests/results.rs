@@ -334,3 +334,68 @@ fn files_that_claim_too_much_or_the_same_twice_are_refused_with_their_line() {
         assert!(error.starts_with(file) && error.contains(message), "{file} {to}: {error}");
     }
 }
+
+#[test]
+fn what_the_hashes_no_longer_protect_is_found_by_its_contents() {
+    type Change = fn(&str) -> String;
+    let drop_line = |text: &str, mark: &str| -> String {
+        let at = text.find(mark).unwrap();
+        let (from, to) = (text[..at].rfind('\n').unwrap() + 1, at + text[at..].find('\n').unwrap() + 1);
+        format!("{}{}", &text[..from], &text[to..])
+    };
+    let cases: [(&str, Change, &str); 6] = [
+        (
+            "run.hlog",
+            |t| t.replacen("Tag=send_lag||1|hold|fra|agent-fra", "Tag=connect|sent|1|hold|fra|agent-fra", 1),
+            "the sum of its seconds",
+        ),
+        (
+            "timeline.csv",
+            |t| t.replacen(",censored,publish_to_notify,1", ",censored,publish_to_notify,2", 1),
+            "censored(publish_to_notify) = missed",
+        ),
+        (
+            "manifest.json",
+            |t| t.replacen("\"verdict\": \"failed\"", "\"verdict\": \"passed\"", 1),
+            "manifest.json: verdict",
+        ),
+        (
+            "manifest.json",
+            |t| t.replacen("\"exit_code\": 10", "\"exit_code\": 0", 1),
+            "manifest.json: exit_code",
+        ),
+        ("manifest.json", |t| t.replacen("\"run.hlog\":", "\"ran.hlog\":", 1), "no SHA-256 of run.hlog"),
+        ("summary.txt", |t| t.replacen("10", "11", 1), "summary.txt"),
+    ];
+    for (file, change, what) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut raw, mut manifest) = run(&["fra"]);
+        adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+        let path = dir.path().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        let changed = change(&text);
+        assert_ne!(changed, text, "{what}");
+        fs::write(&path, changed).unwrap();
+        if file != "summary.txt" {
+            // Somebody who changes a number also writes what is derived from it, and its hash.
+            adsum_report::rederive(dir.path()).unwrap();
+            let manifest = fs::read_to_string(dir.path().join("manifest.json")).unwrap();
+            if file != "manifest.json" {
+                let hash = files::sha256(text.as_bytes());
+                let now = files::sha256(&fs::read(&path).unwrap());
+                fs::write(dir.path().join("manifest.json"), manifest.replace(&hash, &now)).unwrap();
+            }
+        }
+        let found = verify::verify(dir.path()).unwrap();
+        assert!(found.iter().any(|one| one.to_string().contains(what)), "{what}: {found:?}");
+    }
+    // A second that is not there any more.
+    let dir = tempfile::tempdir().unwrap();
+    let (mut raw, mut manifest) = run(&["fra"]);
+    adsum_report::write(dir.path(), &mut raw, &mut manifest).unwrap();
+    let path = dir.path().join("run.hlog");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, drop_line(&text, ",3.000,1.000,")).unwrap();
+    let found = verify::verify(dir.path()).unwrap();
+    assert!(found.iter().any(|one| one.place.contains("the sum of its seconds")), "{found:?}");
+}
