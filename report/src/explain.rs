@@ -111,7 +111,9 @@ entries! {
     "reason" {
         "too_few_users" => "More than one arrival in a hundred waited for a free pair. A run needs at least rate times the slowest workflow pairs.",
         "lost_interval" => "An agent did not deliver every second of a hold.",
-        "not_judged" => "A threshold rests on too few samples: fewer than ten above its rank.",
+        "not_judged" => "A threshold rests on too few samples: fewer than ten above its rank, or none at all; or nobody can read it.",
+        "interrupted" => "A signal ended the run before its schedule was over: nobody knows how the rest would have been.",
+        "internal_error" => "Something went wrong in adsum itself, and part of what was measured may be missing. Please report it.",
         "agent_lost" => "An agent went away during the run.",
         "steal" => "The hypervisor took more than trust.steal of the cores' time in more than trust.steal_seconds of a hold's seconds. Use a host with cores of its own.",
         "no_data" => "Nothing was offered in a hold.",

@@ -294,10 +294,12 @@ pub fn read_raw(dir: &Path) -> Result<(Raw, Manifest), FileError> {
             ),
         });
     }
-    if !(0..=LAST_SECOND).contains(&manifest.origin_unix_s)
-        || !(0..=LAST_SECOND).contains(&manifest.ended_unix_s)
-    {
-        let message = "origin_unix_s and ended_unix_s are no times of this calendar".to_owned();
+    let century = 0.0..=3_155_760_000.0;
+    let spans = manifest.steps.iter().flat_map(|step| &step.phases);
+    let sane = [manifest.origin_unix_s, manifest.ended_unix_s].iter().all(|t| (0..=LAST_SECOND).contains(t))
+        && spans.into_iter().all(|span| [span.from_s, span.to_s].iter().all(|s| century.contains(&s.abs())));
+    if !sane {
+        let message = "it has times that are none of this calendar".to_owned();
         return Err(FileError::Line { file: MANIFEST.to_owned(), line: 1, message });
     }
     let mut raw = Raw::default();

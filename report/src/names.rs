@@ -116,6 +116,21 @@ impl Metric {
         }
     }
 
+    /// True if it is the latency of an activity, whose failures have its name in `failures.csv`.
+    #[must_use]
+    pub fn is_activity(self) -> bool {
+        matches!(
+            self,
+            Metric::Connect
+                | Metric::Register
+                | Metric::SelfSubscribe
+                | Metric::Subscribe
+                | Metric::Publish
+                | Metric::Unsubscribe
+                | Metric::Unregister
+        )
+    }
+
     /// Where a rank among those that never came lies, for people: `> 25 s`, or `never` without a limit.
     #[must_use]
     pub fn beyond(self, deadline_s: f64) -> String {

@@ -147,7 +147,7 @@ pub fn parse(expr: &str) -> Result<Threshold, ThresholdError> {
     let limit = parse_value(right, unit).ok_or_else(|| {
         let help = match unit {
             Unit::Time => "a duration with its unit: 250ms, 1.5s, 800us",
-            Unit::Ratio => "a share: 0.1%, or a fraction such as 0.001",
+            Unit::Ratio => "a share of at most 100%: 0.1%, or a fraction such as 0.001",
             Unit::Count => "a whole number",
         };
         wrong(
@@ -189,7 +189,15 @@ fn parse_stat(left: &str) -> Result<Stat, (String, String)> {
         "max" => Ok(Stat::Max(metric)),
         "mean" => Ok(Stat::Mean(metric)),
         "count" => Ok(Stat::Count(metric)),
-        "failed.ratio" => Ok(Stat::FailedRatio(Some(metric))),
+        // The others have no activity of their own that could fail: such a threshold would always hold.
+        "failed.ratio" if metric.is_activity() => Ok(Stat::FailedRatio(Some(metric))),
+        "failed.ratio" => {
+            let names: Vec<&str> = Metric::ALL.iter().filter(|m| m.is_activity()).map(|m| m.name()).collect();
+            Err((
+                format!("`{name}` is no activity that could fail"),
+                format!("use failed.ratio of the run, missed.ratio, or that of {}", names.join(", ")),
+            ))
+        }
         other => percentile(other).map(|q| Stat::Percentile(metric, q)).ok_or_else(|| {
             (
                 format!("`{other}` is no statistic of `{name}`"),
@@ -213,7 +221,9 @@ fn parse_value(text: &str, unit: Unit) -> Option<u128> {
         (Unit::Count, "") => 1,
         _ => return None,
     };
-    decimal(number, scale)
+    // No share is more than the whole, and no latency longer than a century.
+    let most = if unit == Unit::Ratio { 1_000_000_000 } else { u128::from(u64::MAX) };
+    decimal(number, scale).filter(|value| *value <= most)
 }
 
 /// A decimal number times `scale`, exactly; `None` if it is none, or finer.
@@ -515,5 +525,13 @@ mod tests {
         assert!(parse("publish.p99 < 250").unwrap_err().help.contains("250ms"));
         assert!(parse("publish.p99").unwrap_err().message.contains("no comparison"));
         assert!(parse("publish.q99 < 1s").unwrap_err().help.contains("p50"));
+        assert!(parse("publish_to_notify.failed.ratio == 0%").unwrap_err().help.contains("missed.ratio"));
+        let much = "9".repeat(38);
+        for value in ["101%", "1.001", &format!("{much}%"), &much] {
+            assert!(parse(&format!("missed.ratio < {value}")).unwrap_err().help.contains("100%"), "{value}");
+        }
+        for expr in [format!("publish.p99 < {much}s"), format!("publish.count < {much}")] {
+            assert!(parse(&expr).is_err(), "{expr}");
+        }
     }
 }

@@ -321,7 +321,13 @@ fn files_that_claim_too_much_or_the_same_twice_are_refused_with_their_line() {
             format!("\"look, there\",{},", u64::MAX),
             "the counts exceed",
         ),
-        ("manifest.json", "\"origin_unix_s\": 1795000000", format!("\"origin_unix_s\": {far}"), "no times"),
+        (
+            "manifest.json",
+            "\"origin_unix_s\": 1795000000",
+            format!("\"origin_unix_s\": {far}"),
+            "none of this calendar",
+        ),
+        ("manifest.json", "\"to_s\": 10.0", "\"to_s\": 1e300".into(), "none of this calendar"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (mut raw, mut manifest) = run(&["fra"]);
@@ -398,4 +404,78 @@ fn what_the_hashes_no_longer_protect_is_found_by_its_contents() {
     fs::write(&path, drop_line(&text, ",3.000,1.000,")).unwrap();
     let found = verify::verify(dir.path()).unwrap();
     assert!(found.iter().any(|one| one.place.contains("the sum of its seconds")), "{found:?}");
+}
+
+#[test]
+fn what_nobody_can_judge_is_no_pass() {
+    type Change = fn(&mut Manifest);
+    let rule = |expr: &str, site: &str| ThresholdRule {
+        expr: expr.into(),
+        site: site.into(),
+        ..ThresholdRule::default()
+    };
+    let cases: [(&str, &str, Change, &str, &str, u8); 6] = [
+        ("publish.count == 0", "fra", |_| {}, "passed", "", 0),
+        // Where nobody is, nothing is lost.
+        ("publish.count == 0", "frankfurt", |_| {}, "untrustworthy", "not_judged", 12),
+        ("publish.count ~ 0", "", |_| {}, "untrustworthy", "not_judged", 12),
+        (
+            "publish.count == 0",
+            "",
+            |m| m.events.internal = "interval 3 of a: phase `x`".into(),
+            "untrustworthy",
+            "internal_error",
+            1,
+        ),
+        (
+            "publish.count == 0",
+            "",
+            |m| (m.events.signal, m.events.interrupted) = (130, true),
+            "untrustworthy",
+            "interrupted",
+            130,
+        ),
+        // Ended by its own rules, or by a signal when all was done: nothing else is wrong with it.
+        (
+            "publish.count == 0",
+            "",
+            |m| (m.events.interrupted, m.events.stopped_by) = (true, "x".into()),
+            "failed",
+            "",
+            14,
+        ),
+    ];
+    for (expr, site, change, word, reason, code) in cases {
+        let (raw, mut manifest) = run(&["fra", "syd"]);
+        manifest.thresholds = vec![rule(expr, site)];
+        change(&mut manifest);
+        let verdict = adsum_report::derived(&raw, &manifest).verdict;
+        let reasons: Vec<_> = verdict.reasons.iter().map(|r| r.reason.as_str()).collect();
+        assert_eq!((verdict.word, verdict.exit_code), (word, code), "{expr} {site}: {reasons:?}");
+        assert_eq!(reasons.join(" "), reason);
+        for reason in &verdict.reasons {
+            assert!(!adsum_report::explain::explain(&reason.reason).is_empty(), "{reason:?}");
+            assert!(!reason.place.is_empty() && reason.advice.len() > 20, "{reason:?}");
+        }
+    }
+}
+
+#[test]
+fn a_second_behind_the_hold_breaks_a_threshold_if_its_own_data_do() {
+    let (mut raw, mut manifest) = run(&["fra"]);
+    let late = Interval {
+        number: 10,
+        second: ORIGIN + 14,
+        series: vec![series(Metric::PublishToNotify, Base::Scheduled, &[5_000_000; 20])],
+        counts: Vec::new(),
+        failures: Vec::new(),
+        ..interval("fra", 9)
+    };
+    assert!(raw.absorb(&late).unwrap());
+    manifest.thresholds =
+        vec![ThresholdRule { expr: "publish_to_notify.p95 < 1s".into(), ..ThresholdRule::default() }];
+    let files = adsum_report::derived(&raw, &manifest).files;
+    let judged = row(&files, "thresholds.csv", &[]);
+    let cells = ["passed", "broken_s", "first_broken_t_s"].map(|name| judged[name].as_str());
+    assert_eq!(cells, ["false", "1", "14"]);
 }
