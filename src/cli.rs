@@ -68,6 +68,14 @@ pub enum Realtime {
     Off,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Stamps {
+    /// What waits for this process is in no latency
+    Kernel,
+    /// Costs less CPU; what waits for this process is in every latency
+    User,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Format {
     Text,
@@ -156,6 +164,9 @@ pub struct Run {
     /// Real-time priority for these threads; never beside the embedded pool, which needs the cores, too
     #[arg(long, value_enum, default_value = "off")]
     pub realtime: Realtime,
+    /// When latencies end: as the kernel received a message, or as this process read it
+    #[arg(long, value_enum, default_value = "kernel")]
+    pub stamps: Stamps,
     /// Write all messages to a file, as text, secrets masked
     #[arg(long)]
     pub trace: Option<PathBuf>,
@@ -251,6 +262,9 @@ pub struct Agent {
     /// Real-time priority for these threads
     #[arg(long, value_enum, default_value = "auto")]
     pub realtime: Realtime,
+    /// When latencies end: as the kernel received a message, or as this process read it
+    #[arg(long, value_enum, default_value = "kernel")]
+    pub stamps: Stamps,
     /// CA of the coordinator's certificate, in PEM
     #[arg(long, requires_all = ["cert", "key"])]
     pub ca: Option<PathBuf>,

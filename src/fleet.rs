@@ -6,7 +6,7 @@ use adsum_coordinator::control;
 use adsum_coordinator::scenario::quantity;
 use tokio::sync::watch;
 
-use crate::cli::{Agent, Coordinator, Realtime};
+use crate::cli::{Agent, Coordinator, Realtime, Stamps};
 use crate::exit;
 
 pub fn agent(args: &Agent) -> u8 {
@@ -34,6 +34,7 @@ fn options(args: &Agent) -> Result<AgentOptions, (u8, String)> {
         shards: args.shards,
         trace: None,
         realtime: args.realtime == Realtime::Auto,
+        user_stamps: args.stamps == Stamps::User,
     })
 }
 

@@ -19,7 +19,7 @@ use adsum_proto::v1;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
-use crate::cli::{Realtime, Run};
+use crate::cli::{Realtime, Run, Stamps};
 use crate::exit;
 
 /// Bytes that may be on their way between coordinator and agent in one process.
@@ -243,6 +243,7 @@ impl Agents {
                     &shards.to_string(),
                 ])
                 .args(["--realtime", if realtime { "auto" } else { "off" }])
+                .args(["--stamps", if args.stamps == Stamps::User { "user" } else { "kernel" }])
                 // What the scenario allows was written by the same person.
                 .args(["--allow", "0.0.0.0/0", "--allow", "::/0"])
                 .stdin(std::process::Stdio::null())
@@ -267,6 +268,7 @@ impl Agents {
             trace: args.trace.clone(),
             shards: args.shards,
             realtime,
+            user_stamps: args.stamps == Stamps::User,
             ..AgentOptions::default()
         };
         std::thread::Builder::new()
@@ -458,7 +460,7 @@ impl Shown {
         let dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
         let bar = (!plain && !dumb && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(1_000);
-            let style = ProgressStyle::with_template("{prefix:18} [{bar:30}] {msg}");
+            let style = ProgressStyle::with_template("{prefix} [{wide_bar}]\n{wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar
         });
@@ -467,24 +469,25 @@ impl Shown {
 
     fn progress(&mut self, p: &Progress) {
         let left = (p.length_s - p.elapsed_s).max(0.0);
-        let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |s| format!("{:.1}ms", s * 1e3));
+        let short = |value: Option<f64>| {
+            value.map_or_else(|| "-".to_owned(), |s| adsum_report::print::human((s * 1e6) as u64))
+        };
         let words = if p.phase == "warmup" {
             format!("signing on: {} of {} users registered", p.registered, p.users)
         } else {
             format!(
-                "{:.1}/s of {:.1}/s  p50 {} p99 {}  missed {} failed {}  lag p99 {}  {:.0} s left",
+                "{:.1}/s of {:.1}/s  p50 {} p99 {}  missed {} failed {}  lag p99 {}",
                 p.sent_hz,
                 p.offered_hz,
-                ms(p.p50_s),
-                ms(p.p99_s),
+                short(p.p50_s),
+                short(p.p99_s),
                 p.missed,
                 p.failed,
-                ms(p.send_lag_p99_s),
-                left
+                short(p.send_lag_p99_s),
             )
         };
         if let Some(bar) = &self.bar {
-            bar.set_prefix(format!("{} {}/{} {}", p.phase, p.step, p.steps, p.step_name));
+            bar.set_prefix(format!("{} {}/{} {}, {left:.0} s left", p.phase, p.step, p.steps, p.step_name));
             bar.set_position((p.elapsed_s / p.length_s.max(0.001) * 1e3).min(1e3) as u64);
             bar.set_message(words);
         } else if self.seconds.is_multiple_of(LOG_EVERY) {

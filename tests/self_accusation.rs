@@ -264,7 +264,7 @@ fn a_stop_is_measured_and_what_could_not_be_sent_in_it_is_counted() {
     let stopped = run.stop_for(Duration::from_secs(3));
     let results = run.end();
     let (measured, place, advice) = results.accused("loop_gap");
-    let longest = number_after(&measured, "longest");
+    let longest = number_after(&measured, "together");
     // The loop's last sleep may have had up to 50 ms to go, and it wakes a little later.
     assert!((stopped - 0.1..stopped + 0.2).contains(&longest), "{measured}, stopped for {stopped}");
     assert!(place.contains("shard-0 of agent local") && advice.contains("taskset"), "{place} {advice}");

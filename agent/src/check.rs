@@ -242,6 +242,8 @@ fn plan(check: &Check) -> ShardPlan {
         settle_ns: 0,
         fan_out: None,
         quantum_ns: 0,
+        gap_ns: 0,
+        kernel_stamps: true,
         offset_ns: clock::unix_ns() - clock::now().0 as i64,
         second_opinion: true,
         trace: check.trace.clone(),

@@ -41,6 +41,8 @@ pub struct AgentOptions {
     pub trace: Option<std::path::PathBuf>,
     /// Shards ask for real-time priority, where this process may have it.
     pub realtime: bool,
+    /// Latencies end when a message is read, not when the kernel received it.
+    pub user_stamps: bool,
 }
 
 /// What the engine tells.
@@ -424,6 +426,8 @@ fn shard_plan(
         max_in_flight: workload.max_in_flight,
         settle_ns: warmup.settle_ns,
         quantum_ns: plan.quantum_ns,
+        gap_ns: plan.loop_gap_ns,
+        kernel_stamps: !options.user_stamps,
         offset_ns,
         second_opinion: true,
         trace: None,

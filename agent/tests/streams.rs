@@ -34,7 +34,7 @@ impl Client {
         // The kernel begins to stamp a moment after it is asked to.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let connection = Connection::open(&dial).unwrap();
-        let poller = Poller::new().unwrap();
+        let poller = Poller::new(true).unwrap();
         poller.add(&connection, 1).unwrap();
         let mut client = Client {
             connection,
@@ -149,7 +149,13 @@ fn messages_come_out_whole_over_tcp() {
             trickle(&mut stream, &messages().concat());
         }
     });
-    runtime().block_on(everything_arrives(Dial { target, source: None, tls: None, shared: false }));
+    runtime().block_on(everything_arrives(Dial {
+        target,
+        source: None,
+        tls: None,
+        shared: false,
+        stamped: true,
+    }));
     server.join().unwrap();
 }
 
@@ -189,7 +195,7 @@ fn messages_come_out_whole_over_tls_wherever_records_and_segments_are_cut() {
         ..TlsOptions::default()
     };
     let tls = Some(tls::client(&options).unwrap());
-    runtime().block_on(everything_arrives(Dial { target, source: None, tls, shared: false }));
+    runtime().block_on(everything_arrives(Dial { target, source: None, tls, shared: false, stamped: true }));
     server.join().unwrap();
 }
 
@@ -197,7 +203,8 @@ fn messages_come_out_whole_over_tls_wherever_records_and_segments_are_cut() {
 fn what_a_peer_does_not_take_waits_up_to_the_bound_and_is_not_lost() {
     let (listener, target) = listen();
     runtime().block_on(async {
-        let mut client = Client::open(Dial { target, source: None, tls: None, shared: false }).await;
+        let mut client =
+            Client::open(Dial { target, source: None, tls: None, shared: false, stamped: true }).await;
         let (mut peer, _) = listener.accept().unwrap();
         let message = vec![b'm'; 64 * 1024];
         let (mut accepted, mut waited) = (0, false);

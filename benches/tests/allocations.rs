@@ -113,6 +113,8 @@ fn plan(target: SocketAddr, transport: Transport, shared: bool, second_opinion: 
         max_in_flight: 0,
         settle_ns: 0,
         quantum_ns: 0,
+        gap_ns: 0,
+        kernel_stamps: true,
         offset_ns: 0,
         second_opinion,
         trace: None,

@@ -215,6 +215,7 @@ pub fn plans(
             quantum_ns: scenario.workload.quantum_ns,
             orphan_timeout_ns: scenario.fleet.orphan_timeout_ns,
             agent_index: index as u32,
+            loop_gap_ns: scenario.trust.loop_gap_ns.unwrap_or(0),
         };
         let bytes = plan.encoded_len();
         if bytes > adsum_proto::MAX_MESSAGE {

@@ -82,7 +82,7 @@ entries! {
         "cpu_us" => "CPU time in microseconds, by shard.",
         "shard_busy" => "Seconds in which a shard's thread ran for more than 90 % of the time, by shard. As a reason: more than trust.shard_busy allows; what the pool sent waited for the engine. More shards (--shards) or agents (--agents), or a lower rate.",
         "steal_us" => "Microseconds that the hypervisor took from the cores of an agent: they had work and did not run. Once for each agent.",
-        "loop_gap" => "Times that an engine's loop did not run for 250 ms or more, by shard. As a reason: something stopped the engine or took its core away.",
+        "loop_gap" => "Times that an engine's loop did not run for 250 ms or more, or for `trust.loop_gap` if that is shorter, by shard. As a reason: something stopped the engine or took its core away.",
         "loop_gap_ms" => "How long those gaps were together, by shard.",
         "realtime_lost" => "A shard gave its real-time priority back, because it had not slept for half a second: it would have taken its core from everybody.",
         "out_of_files" => "Connections that could not be made because this process had no file descriptor left (EMFILE, ENFILE). Raise the hard limit: ulimit -Hn 1048576.",

@@ -249,7 +249,8 @@ impl<'a> Hold<'a> {
 
     fn loop_gap(&self, reasons: &mut Vec<Reason>) {
         let limit = self.manifest.trust.gap_limit_s();
-        // Gaps of a second are added up, so this is the longest one, or a little more.
+        // Gaps of a second are added up: of the usual quarter of a second that is the longest one, or a
+        // little more. Shorter ones are counted only where the limit is as short, and then each breaks it.
         let Some((t_s, agent, shard, ms)) = self.rows("loop_gap_ms").max_by_key(|row| row.3) else { return };
         let longest = ms as f64 / 1e3;
         if longest < limit {
@@ -260,7 +261,7 @@ impl<'a> Hold<'a> {
             reasons,
             &format!("second {t_s}, {}", whose(agent, shard)),
             "loop_gap",
-            format!("{gaps} gaps, the longest {longest:.3} s"),
+            format!("{gaps} gaps, together {longest:.3} s in the worst second"),
             format!("none of {:.0} ms or more", limit * 1e3),
             "the engine did not run for that long: something stopped it or took its core away; keep cores \
              free for it (taskset -c), give it real-time priority (adsum agent --realtime auto), and look at \

@@ -155,7 +155,7 @@ fn it_is_the_longest_gap_that_counts_and_not_their_sum() {
         })
         .collect();
     let place = "step 1 (peak), second 7, shard-0 of agent a";
-    one(lab(), &gaps, "loop_gap", "8 gaps, the longest 0.267 s", place);
+    one(lab(), &gaps, "loop_gap", "8 gaps, together 0.267 s in the worst second", place);
     assert_eq!(reasons(ci(), &gaps), [], "none of them is a second");
 }
 

@@ -24,6 +24,67 @@ fn watch<T: AsRawFd>(inner: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(inner, Interest::READABLE)
 }
 
+/// A descriptor that the reactor watches, or one that is only looked at: every datagram for a watched
+/// socket wakes the loop, whether it waits for that or not.
+#[derive(Debug)]
+enum Watched<T: AsRawFd> {
+    /// Wakes the loop.
+    Reactor(AsyncFd<T>),
+    /// Is looked at when a timer says so.
+    Polled(T),
+}
+
+impl<T: AsRawFd> Watched<T> {
+    fn new(inner: T, by_reactor: bool) -> std::io::Result<Self> {
+        Ok(if by_reactor { Watched::Reactor(watch(inner)?) } else { Watched::Polled(inner) })
+    }
+
+    fn get_ref(&self) -> &T {
+        match self {
+            Watched::Reactor(fd) => fd.get_ref(),
+            Watched::Polled(inner) => inner,
+        }
+    }
+
+    /// Ready when there may be something to read; never, if nobody watches.
+    fn poll_readable(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        match self {
+            Watched::Reactor(fd) => {
+                fd.poll_read_ready(context).map(|guard| guard.map(|mut guard| guard.retain_ready()))
+            }
+            Watched::Polled(_) => std::task::Poll::Pending,
+        }
+    }
+
+    /// Forgets that there was something: the next edge tells again.
+    fn clear_ready(&self) {
+        let Watched::Reactor(fd) = self else { return };
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        if let std::task::Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(&mut context) {
+            guard.clear_ready();
+        }
+    }
+
+    /// Reads if there may be something; `None` if there is nothing. Until a read finds that, a watched
+    /// descriptor stays ready.
+    fn try_read<R>(&self, read: impl FnOnce(&T) -> std::io::Result<R>) -> Option<std::io::Result<R>> {
+        let found = match self {
+            Watched::Polled(inner) => read(inner),
+            Watched::Reactor(fd) => {
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                let std::task::Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(&mut context) else {
+                    return None;
+                };
+                return guard.try_io(|fd| read(fd.get_ref())).ok();
+            }
+        };
+        match found {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            found => Some(found),
+        }
+    }
+}
+
 /// Appends `host:port` as it stands in Via and Contact. IPv4 goes without the
 /// formatter: this is written into every message.
 pub fn write_address(address: std::net::SocketAddr, out: &mut Vec<u8>) {

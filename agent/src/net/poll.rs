@@ -10,7 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use tokio::io::unix::AsyncFd;
+
+use super::Watched;
 
 /// Events taken by one call: a turn of the loop looks at the timer after each batch.
 const BATCH: usize = 64;
@@ -31,7 +32,7 @@ pub struct Ready {
 /// Watches many sockets under one descriptor.
 #[derive(Debug)]
 pub struct Poller {
-    fd: AsyncFd<Fd>,
+    fd: Watched<Fd>,
     events: Vec<EpollEvent>,
     /// The last batch was full.
     more: bool,
@@ -47,13 +48,17 @@ impl AsRawFd for Fd {
 }
 
 impl Poller {
-    /// One that watches nothing yet.
+    /// One that watches nothing yet. `watched`, it wakes the loop.
     ///
     /// # Errors
     /// Those of `epoll_create1(2)`.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(watched: bool) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Poller { fd: super::watch(Fd(epoll))?, events: vec![EpollEvent::empty(); BATCH], more: false })
+        Ok(Poller {
+            fd: Watched::new(Fd(epoll), watched)?,
+            events: vec![EpollEvent::empty(); BATCH],
+            more: false,
+        })
     }
 
     /// Watches a socket, edge-triggered, for both directions, until it is closed.
@@ -70,7 +75,7 @@ impl Poller {
         if self.more {
             return std::task::Poll::Ready(Ok(()));
         }
-        self.fd.poll_read_ready(context).map(|guard| guard.map(|mut guard| guard.retain_ready()))
+        self.fd.poll_readable(context)
     }
 
     /// Takes what is ready now into `out`, at most one batch; `true` if there may be more.
@@ -81,10 +86,7 @@ impl Poller {
         out.clear();
         // Cleared first: an edge that comes between here and the call below is seen by both,
         // which costs a turn; the other way round it would be lost.
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        if let std::task::Poll::Ready(Ok(mut guard)) = self.fd.poll_read_ready(&mut context) {
-            guard.clear_ready();
-        }
+        self.fd.clear_ready();
         let found = self.fd.get_ref().0.wait(&mut self.events, EpollTimeout::ZERO)?;
         let ends = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         out.extend(self.events[..found].iter().map(|event| Ready {
@@ -109,7 +111,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut poller = Poller::new().unwrap();
+            let mut poller = Poller::new(true).unwrap();
             let mut ends = Vec::new();
             for key in 0..2 * BATCH as u64 + 3 {
                 let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

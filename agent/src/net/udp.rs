@@ -16,8 +16,8 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::unix::AsyncFd;
 
+use super::Watched;
 use super::clock::StampClock;
 
 /// Wanted for both directions of each socket: a burst of some thousand
@@ -40,8 +40,8 @@ pub struct Received {
 /// A pair of sockets on one port.
 #[derive(Debug)]
 pub struct UdpPort {
-    connected: AsyncFd<Socket>,
-    twin: AsyncFd<Socket>,
+    connected: Watched<Socket>,
+    twin: Watched<Socket>,
     target: SocketAddr,
     local: SocketAddr,
     control: Vec<u8>,
@@ -54,29 +54,35 @@ pub struct UdpPort {
 }
 
 impl UdpPort {
-    /// Binds an address (port 0: any) and connects to the target.
+    /// Binds an address (port 0: any) and connects to the target. With `stamped` the kernel says
+    /// when it received each datagram; `watched` sockets wake the loop.
     ///
     /// # Errors
     /// Those of the system calls.
-    pub fn new(local: Option<std::net::IpAddr>, target: SocketAddr) -> io::Result<Self> {
+    pub fn new(
+        local: Option<std::net::IpAddr>,
+        target: SocketAddr,
+        stamped: bool,
+        watched: bool,
+    ) -> io::Result<Self> {
         let domain = Domain::for_address(target);
         let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let bind = match local {
             Some(ip) => SocketAddr::new(ip, 0),
             None => any.parse().map_err(io::Error::other)?,
         };
-        let connected = socket(domain)?;
+        let connected = socket(domain, stamped)?;
         connected.bind(&bind.into())?;
         connected.connect(&target.into())?;
         let local =
             connected.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no local address"))?;
-        let twin = socket(domain)?;
+        let twin = socket(domain, stamped)?;
         twin.bind(&local.into())?;
         let granted = connected.recv_buffer_size()?;
         let inodes = [inode(&connected)?, inode(&twin)?];
         Ok(UdpPort {
-            connected: super::watch(connected)?,
-            twin: super::watch(twin)?,
+            connected: Watched::new(connected, watched)?,
+            twin: Watched::new(twin, watched)?,
             target,
             local,
             control: nix::cmsg_space!(nix::sys::time::TimeSpec, u32),
@@ -129,8 +135,8 @@ impl UdpPort {
     /// Ready when there may be something to receive on either socket.
     pub fn poll_readable(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
         for fd in [&self.connected, &self.twin] {
-            if let std::task::Poll::Ready(guard) = fd.poll_read_ready(context) {
-                return std::task::Poll::Ready(guard.map(|mut guard| guard.retain_ready()));
+            if let std::task::Poll::Ready(found) = fd.poll_readable(context) {
+                return std::task::Poll::Ready(found);
             }
         }
         std::task::Poll::Pending
@@ -148,18 +154,16 @@ impl UdpPort {
     ) -> io::Result<Option<Received>> {
         for twin in [false, true] {
             let fd = if twin { &self.twin } else { &self.connected };
-            // Polling keeps the readiness; a read that would block clears it.
-            let Some(Ok(mut guard)) = ready(fd) else { continue };
             let control = &mut self.control;
-            let received = guard.try_io(|fd| match twin {
+            let received = fd.try_read(|socket| match twin {
                 // Of a connected socket the source is known, and asking for it costs.
-                false => receive_one::<()>(fd.get_ref(), buffer, control),
-                true => receive_one::<SockaddrStorage>(fd.get_ref(), buffer, control),
+                false => receive_one::<()>(socket, buffer, control),
+                true => receive_one::<SockaddrStorage>(socket, buffer, control),
             });
             match received {
-                Err(_would_block) => {}
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok((len, from, stamp, dropped))) => {
+                None => {}
+                Some(Err(error)) => return Err(error),
+                Some(Ok((len, from, stamp, dropped))) => {
                     if let Some(dropped) = dropped {
                         self.counted(usize::from(twin), dropped);
                     }
@@ -234,15 +238,6 @@ fn inode(socket: &Socket) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(socket)?.st_ino)
 }
 
-/// A guard if the reactor saw readiness that nobody has used up yet.
-fn ready(fd: &AsyncFd<Socket>) -> Option<io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, Socket>>> {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match fd.poll_read_ready(&mut context) {
-        std::task::Poll::Ready(guard) => Some(guard),
-        std::task::Poll::Pending => None,
-    }
-}
-
 type One = (usize, Option<SocketAddr>, Option<u64>, Option<u32>);
 
 /// A source address, if the kind of socket has one to give.
@@ -289,11 +284,11 @@ fn receive_one<S: Source>(socket: &Socket, buffer: &mut [u8], control: &mut [u8]
 /// # Errors
 /// Those of the system calls.
 pub fn granted(address: SocketAddr) -> io::Result<[usize; 2]> {
-    let socket = socket(Domain::for_address(address))?;
+    let socket = socket(Domain::for_address(address), false)?;
     Ok([socket.recv_buffer_size()?, socket.send_buffer_size()?])
 }
 
-fn socket(domain: Domain) -> io::Result<Socket> {
+fn socket(domain: Domain, stamped: bool) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -304,7 +299,9 @@ fn socket(domain: Domain) -> io::Result<Socket> {
     if setsockopt(&socket.as_fd(), sockopt::SndBufForce, &BUFFER).is_err() {
         socket.set_send_buffer_size(BUFFER)?;
     }
-    setsockopt(&socket.as_fd(), sockopt::ReceiveTimestampns, &true)?;
+    if stamped {
+        setsockopt(&socket.as_fd(), sockopt::ReceiveTimestampns, &true)?;
+    }
     setsockopt(&socket.as_fd(), sockopt::RxqOvfl, &1)?;
     Ok(socket)
 }
@@ -344,7 +341,8 @@ mod tests {
             let pool = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             let mut port =
-                UdpPort::new(Some("127.0.0.1".parse().unwrap()), pool.local_addr().unwrap()).unwrap();
+                UdpPort::new(Some("127.0.0.1".parse().unwrap()), pool.local_addr().unwrap(), true, true)
+                    .unwrap();
             for socket in [&port.connected, &port.twin] {
                 socket.get_ref().set_recv_buffer_size(8 * 1024).unwrap();
             }

@@ -73,6 +73,8 @@ pub(super) struct ShardIo {
     pub lines: Vec<Line>,
     /// Users share the lines.
     pub shared: bool,
+    /// Sockets ask the kernel when it received something.
+    pub kernel_stamps: bool,
     /// Lines that somebody wants to be opened; at most all of them.
     pub wanted: Vec<Flow>,
     /// What waits to be written to a connection.
@@ -164,7 +166,7 @@ impl ShardIo {
             0 => None,
             all => self.sources.get(flow as usize % all).copied(),
         };
-        Some(Dial { target, source, tls: self.tls.clone(), shared: self.shared })
+        Some(Dial { target, source, tls: self.tls.clone(), shared: self.shared, stamped: self.kernel_stamps })
     }
 
     /// A target did not do its part: it rests, and what comes next goes

@@ -37,19 +37,19 @@ pub(super) struct Streams {
     unfinished: Vec<Ready>,
     /// Keeps the kernel stamping: it begins a moment after the first socket asks for it, and
     /// ends with the last one, which would leave the first messages of a connection without.
-    _stamping: StampKeeper,
+    _stamping: Option<StampKeeper>,
 }
 
 impl Streams {
-    pub fn new() -> std::io::Result<Self> {
+    pub fn new(stamped: bool, watched: bool) -> std::io::Result<Self> {
         Ok(Streams {
-            poller: Poller::new()?,
+            poller: Poller::new(watched)?,
             ready: Vec::new(),
             buffers: Some(Buffers::default()),
             limits: VecDeque::new(),
             retries: VecDeque::new(),
             unfinished: Vec::new(),
-            _stamping: StampKeeper::new()?,
+            _stamping: stamped.then(StampKeeper::new).transpose()?,
         })
     }
 
@@ -149,8 +149,7 @@ impl Core {
 
     fn look_after(&mut self, ready: Ready) {
         let (flow, generation) = ((ready.key >> 32) as Flow, ready.key as u32);
-        let now = clock::now();
-        self.io.now = now;
+        self.look();
         let io::ShardIo { lines, sealed, .. } = &mut self.io;
         let connection = lines
             .get_mut(flow as usize)
@@ -176,8 +175,7 @@ impl Core {
     /// there is nothing; `false` if that is too much for one turn.
     fn readable(&mut self, flow: Flow, generation: u32, ended: bool) -> bool {
         for _ in 0..READS {
-            let now = clock::now();
-            self.io.now = now;
+            let now = self.look();
             let io::ShardIo { lines, sealed, .. } = &mut self.io;
             let connection = lines
                 .get_mut(flow as usize)
@@ -234,8 +232,7 @@ impl Core {
                     let origin = Origin { from: peer, foreign: false };
                     let message = &bytes[used + begin..used + end];
                     used += end;
-                    let now = clock::now();
-                    self.io.now = now;
+                    let now = self.look();
                     self.stamped(stamp.is_some());
                     self.message(now, stamp.unwrap_or(now), flow, origin, message);
                     self.arrivals(clock::now());
@@ -264,8 +261,7 @@ impl Core {
     }
 
     fn connected(&mut self, flow: Flow) {
-        let now = clock::now();
-        self.io.now = now;
+        let now = self.look();
         if let Some(attempt) = self.io.lines.get(flow as usize).and_then(|line| line.attempt) {
             self.io.failover.answered(attempt, now);
         }
@@ -277,8 +273,7 @@ impl Core {
 
     /// A connection could not be made, or ended.
     pub(super) fn lost(&mut self, flow: Flow, error: FlowError, connected: bool) {
-        let now = clock::now();
-        self.io.now = now;
+        let now = self.look();
         let Some(line) = self.io.lines.get_mut(flow as usize) else { return };
         line.connection = None;
         line.generation = line.generation.wrapping_add(1);

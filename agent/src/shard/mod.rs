@@ -41,13 +41,14 @@ pub use run::{EVENTS, Shard, spawn};
 const MAX_WAITING: usize = 65_536;
 /// Targets that UDP keeps sockets for; further ones of the list are not used.
 const MAX_UDP_TARGETS: usize = 8;
-/// Longest time that a turn may follow its wake-up; more is a gap and counted.
+/// Longest time that a loop may stand still, unless the plan wants to hear of shorter gaps. More is counted.
 const GAP: u64 = 250_000_000;
 /// Per cent of a second that a shard's thread may run before the second counts as busy: from there
 /// on queues grow that no figure of the pool's explains.
 const BUSY_PERCENT: u64 = 90;
-/// The loop wakes at least this often, so that a gap is seen when it happens.
-const HEARTBEAT: u64 = 50_000_000;
+/// The loop wakes at least so many times in the gap that is to be seen: of a stop that begins while it
+/// sleeps, only what lies behind the next wake-up is known.
+const HEARTBEATS: u64 = 5;
 
 /// What one shard does in a run.
 #[derive(Debug)]
@@ -90,6 +91,10 @@ pub struct ShardPlan {
     pub settle_ns: u64,
     /// Nanoseconds that wake-ups are rounded up to; 0 for none.
     pub quantum_ns: u64,
+    /// A loop that stood still this long is counted, if shorter than the usual 250 ms; 0 for those.
+    pub gap_ns: u64,
+    /// Latencies end at the kernel's receive stamps, not when a message is read.
+    pub kernel_stamps: bool,
     /// The coordinator's wall clock minus our monotonic clock.
     pub offset_ns: i64,
     /// Let rsip read one message of 64, too, and the first of each kind.
@@ -212,10 +217,16 @@ pub(crate) struct Core {
     register_ceiling: Ceiling,
     subscribe_ceiling: Ceiling,
     arrival_ceiling: Ceiling,
+    /// When waiting publications were last looked through for those that are too old.
+    expired: Time,
     /// No arrival before this instant: a ceiling said so.
     held_until: Time,
     /// Wake-ups for arrivals are rounded up to this, in nanoseconds; 0 is exact.
     quantum: u64,
+    /// A loop that stood still for this many nanoseconds is counted.
+    gap: u64,
+    /// When the loop looked at the clock last, or wants to be woken.
+    looks: Time,
     /// The second that is recorded now.
     second: i64,
     /// The thread's name: the label of what is counted for each shard.
@@ -258,7 +269,14 @@ impl Core {
             Transport::Udp => targets
                 .iter()
                 .take(MAX_UDP_TARGETS)
-                .map(|target| UdpPort::new(plan.sources.first().copied(), *target))
+                .map(|target| {
+                    UdpPort::new(
+                        plan.sources.first().copied(),
+                        *target,
+                        plan.kernel_stamps,
+                        plan.quantum_ns == 0,
+                    )
+                })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|e| ShardError::Io("a UDP socket", e))?,
             _ => Vec::new(),
@@ -296,6 +314,7 @@ impl Core {
             udp,
             lines: (0..lines).map(|_| io::Line::default()).collect(),
             shared: plan.shared_connections,
+            kernel_stamps: plan.kernel_stamps,
             wanted: Vec::new(),
             outbox: io::Outbox::default(),
             sealed: Vec::new(),
@@ -328,6 +347,8 @@ impl Core {
                 kind: plan.config.kind,
                 deadline: plan.config.deadline,
                 settle: plan.settle_ns,
+                register_rate_mhz: plan.register_rate_mhz,
+                subscribe_rate_mhz: plan.subscribe_rate_mhz,
                 max_in_flight: if plan.max_in_flight == 0 { u32::MAX } else { plan.max_in_flight },
                 last_step: plan.steps.len() as u16,
                 second_opinion: plan.second_opinion,
@@ -335,8 +356,11 @@ impl Core {
             register_ceiling: Ceiling::new(plan.register_rate_mhz),
             subscribe_ceiling: Ceiling::new(plan.subscribe_rate_mhz),
             arrival_ceiling: Ceiling::new(plan.max_rate_mhz),
+            expired: Time(0),
             held_until: Time(0),
             quantum: plan.quantum_ns,
+            looks: Time::NEVER,
+            gap: if plan.gap_ns == 0 { GAP } else { plan.gap_ns.min(GAP) },
             second,
             label: label.to_owned(),
             cpu_us: clock::thread_cpu_us(),
@@ -345,7 +369,8 @@ impl Core {
             server: String::new(),
             stamped: [0; 2],
             buffer: vec![0; 64 * 1024],
-            streams: lines::Streams::new().map_err(|e| ShardError::Io("an epoll instance", e))?,
+            streams: lines::Streams::new(plan.kernel_stamps, plan.quantum_ns == 0)
+                .map_err(|e| ShardError::Io("an epoll instance", e))?,
             events: Vec::new(),
             population,
         };
@@ -356,16 +381,28 @@ impl Core {
         Ok(core)
     }
 
-    /// What has to be done by itself: timers, arrivals, stages, the second.
-    pub(crate) fn turn(&mut self, woken_for: Time) {
+    /// Reads the clock for what is done next, and counts a gap if the loop stood still meanwhile:
+    /// since it looked last, or since it wanted to be woken.
+    pub(crate) fn look(&mut self) -> Time {
         let now = clock::now();
         self.io.now = now;
-        if woken_for != Time::NEVER && now.since(woken_for) >= GAP {
+        let gap = now.since(std::mem::replace(&mut self.looks, now));
+        if gap >= self.gap {
             let stage = self.io.stage;
-            let ms = now.since(woken_for) / 1_000_000;
             self.io.recorder.name(now, stage, "loop_gap", &self.label, 1);
-            self.io.recorder.name(now, stage, "loop_gap_ms", &self.label, ms);
+            self.io.recorder.name(now, stage, "loop_gap_ms", &self.label, gap / 1_000_000);
         }
+        now
+    }
+
+    /// The loop will sleep until then at the latest.
+    pub(crate) fn sleeps_until(&mut self, wake: Time) {
+        self.looks = self.looks.max(wake);
+    }
+
+    /// What has to be done by itself: timers, arrivals, stages, the second.
+    pub(crate) fn turn(&mut self) {
+        let now = self.look();
         if self.realtime.given_back(now) {
             self.io.recorder.name(now, self.io.stage, "realtime_lost", &self.label, 1);
         }
@@ -386,18 +423,20 @@ impl Core {
 
     /// When [`Core::turn`] wants to be called next.
     pub(crate) fn next_turn(&self) -> Time {
+        if self.quantum > 0 {
+            // A wake-up costs more than a send: what is due within one quantum is done together, and
+            // the sockets are not watched, but looked at when the timer fires.
+            return Time((clock::now().0 + 1).next_multiple_of(self.quantum));
+        }
         let now = self.io.now;
-        let mut at =
-            (now + HEARTBEAT).min(self.population.next_timer()).min(self.io.recorder.end_of(self.second));
+        let mut at = (now + self.gap / HEARTBEATS)
+            .min(self.population.next_timer())
+            .min(self.io.recorder.end_of(self.second));
         if let Some(arrival) = self.next_arrival.filter(|_| self.start != Time::NEVER) {
             let due = (self.start + arrival.at).max(self.held_until);
-            // A wake-up costs more than a send: what is due within one quantum leaves together.
-            let due = if self.quantum == 0 { due } else { Time(due.0.next_multiple_of(self.quantum)) };
             at = at.min(due);
         }
-        let at = at.min(self.streams.next_limit()).min(self.wake_for_stage(now));
-        // With a quantum the sockets are not watched: they are looked at when the timer fires.
-        if self.quantum == 0 { at } else { at.min(Time((now.0 + 1).next_multiple_of(self.quantum))) }
+        at.min(self.streams.next_limit()).min(self.wake_for_stage(now))
     }
 
     /// True if the sockets are looked at by the timer alone.
@@ -448,8 +487,7 @@ impl Core {
 
     fn datagrams_of(&mut self, flow: usize, limit: usize, buffer: &mut [u8]) -> bool {
         for _ in 0..limit {
-            let now = clock::now();
-            self.io.now = now;
+            let now = self.look();
             match self.io.udp[flow].receive(buffer, &mut self.stamps, now) {
                 Ok(Some(received)) => {
                     let origin = Origin { from: received.from, foreign: received.foreign };

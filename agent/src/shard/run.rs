@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::thread::JoinHandle;
 
-use adsum_sip::Time;
 use tokio::sync::mpsc;
 
 use super::{Command, Core, Event, ShardError, ShardPlan, io};
@@ -111,11 +110,11 @@ async fn run(
         if timer.arm(wake).is_err() {
             return;
         }
+        core.sleeps_until(wake);
         tokio::select! {
             biased;
             command = commands.recv(), if open => {
-                let now = crate::net::clock::now();
-                core.io.now = now;
+                let now = core.look();
                 match command {
                     Some(Command::Start(at)) => core.start_at(at),
                     Some(Command::Drain) => core.drain(now),
@@ -126,22 +125,22 @@ async fn run(
                         core.drain(now);
                     }
                 }
-                core.turn(Time::NEVER);
+                core.turn();
             }
             fired = timer.fired() => {
                 if fired.is_err() {
                     return;
                 }
-                core.turn(wake);
+                core.turn();
                 core.receive(BATCH);
-                core.turn(Time::NEVER);
+                core.turn();
             }
             ready = std::future::poll_fn(|context| core.poll_readable(context)), if watching => {
                 if ready.is_err() {
                     return;
                 }
                 core.receive(BATCH);
-                core.turn(Time::NEVER);
+                core.turn();
             }
         }
     }

@@ -14,6 +14,12 @@ const FIRST_LOG_ONS: u64 = 20;
 /// Further time for what was begun to end, beyond its own limits.
 const GRACE: u64 = 4 * SECOND;
 
+/// How often waiting publications are looked through for those that are too old, at the end of a run.
+const EXPIRY: u64 = SECOND / 10;
+
+/// When a ceiling is asked again whether it lets pass what is due.
+const CEILING: u64 = SECOND / 1_000;
+
 /// What of the plan the stages need.
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -21,8 +27,36 @@ pub(super) struct Rules {
     pub deadline: u64,
     pub settle: u64,
     pub max_in_flight: u32,
+    /// Log-ons and log-offs, thousandths a second; 0: as many as there are.
+    pub register_rate_mhz: u64,
+    /// As above, for subscriptions and first publications.
+    pub subscribe_rate_mhz: u64,
     pub last_step: u16,
     pub second_opinion: bool,
+}
+
+/// Log-ons, subscriptions or log-offs that follow one another at a rate.
+///
+/// Each is due when the rate says, not when a ceiling or a busy loop lets it pass: what this engine
+/// is late with stands in the latency from the scheduled instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Series {
+    next: u32,
+    began: Time,
+    /// When the latest one left.
+    last: Time,
+}
+
+impl Series {
+    fn from(now: Time) -> Self {
+        Series { next: 0, began: now, last: now }
+    }
+
+    /// When the next one is due at so many thousandths a second; without a rate it is due at once.
+    fn due(&self, rate_mhz: u64) -> Option<Time> {
+        let after = (u128::from(self.next) * 1_000_000_000_000).checked_div(u128::from(rate_mhz))?;
+        Some(self.began + u64::try_from(after).unwrap_or(u64::MAX / 2))
+    }
 }
 
 /// Where a shard is in its run.
@@ -33,11 +67,11 @@ pub(super) enum State {
     /// The probe workflow runs.
     Probing { pair: u32, since: Time },
     /// Held users sign on; the next one is `next`.
-    SigningOn { next: u32, last: Time },
+    SigningOn(Series),
     /// They subscribe.
-    Subscribing { next: u32, last: Time },
+    Subscribing(Series),
     /// Each publishes once.
-    Publishing { next: u32, last: Time },
+    Publishing(Series),
     /// Readiness is proven, quiet until then.
     Settling { until: Time },
     /// Waiting for the start.
@@ -47,7 +81,7 @@ pub(super) enum State {
     /// No more arrivals; what is open ends.
     Finishing { since: Time },
     /// Held users sign off.
-    SigningOff { next: u32, last: Time },
+    SigningOff(Series),
     /// Over.
     Done,
 }
@@ -58,28 +92,56 @@ impl Core {
         match self.state {
             State::Begin => self.begin(now),
             State::Probing { pair, since } => self.probing(now, pair, since),
-            State::SigningOn { next, last } => self.signing_on(now, next, last),
-            State::Subscribing { next, last } => self.subscribing(now, next, last),
-            State::Publishing { next, last } => self.publishing(now, next, last),
+            State::SigningOn(series) => self.signing_on(now, series),
+            State::Subscribing(series) => self.subscribing(now, series),
+            State::Publishing(series) => self.publishing(now, series),
             State::Settling { until } if now >= until => self.ready(),
             State::Running => self.running(now),
             State::Finishing { since } => self.finishing(now, since),
-            State::SigningOff { next, last } => self.signing_off(now, next, last),
+            State::SigningOff(series) => self.signing_off(now, series),
             State::Settling { .. } | State::Ready | State::Done => {}
         }
     }
 
-    /// Stages that go by a ceiling want a turn soon; the others follow messages.
+    /// Stages that go by a rate want a turn when the next one is due; the others follow messages.
     pub(super) fn wake_for_stage(&self, now: Time) -> Time {
-        match self.state {
-            State::SigningOn { next, .. } if next < self.population.users() => now + 1_000_000,
-            State::Subscribing { next, .. } if next < self.population.contacts().edges() => now + 1_000_000,
-            State::Publishing { next, .. } if next < self.publishers() => now + 1_000_000,
-            State::SigningOff { next, .. } if next < self.population.users() => now + 1_000_000,
-            State::Settling { until } => until,
-            State::Begin if !self.lacks_lines() => now,
-            _ => Time::NEVER,
+        let (series, all) = match self.state {
+            State::SigningOn(series) | State::SigningOff(series) => (series, self.population.users()),
+            State::Subscribing(series) => (series, self.population.contacts().edges()),
+            State::Publishing(series) => (series, self.publishers()),
+            State::Settling { until } => return until,
+            State::Begin if !self.lacks_lines() => return now,
+            _ => return Time::NEVER,
+        };
+        if series.next >= all {
+            return Time::NEVER;
         }
+        // What was due and did not go was held back by a ceiling.
+        series.due(self.rate_of_stage()).filter(|due| *due > now).unwrap_or(now + CEILING)
+    }
+
+    /// The rate of the stage's series, thousandths a second; 0: none.
+    fn rate_of_stage(&self) -> u64 {
+        match self.state {
+            State::SigningOn(_) | State::SigningOff(_) => self.plan.register_rate_mhz,
+            _ => self.plan.subscribe_rate_mhz,
+        }
+    }
+
+    /// The next of a series of `all`, with the instant at which it is due, if it may go now.
+    fn next_of(&self, now: Time, series: &mut Series, all: u32) -> Option<(u32, Time)> {
+        let due = series.due(self.rate_of_stage()).unwrap_or(now);
+        let ceiling = match self.state {
+            State::SigningOn(_) | State::SigningOff(_) => &self.register_ceiling,
+            _ => &self.subscribe_ceiling,
+        };
+        if series.next >= all || due > now || ceiling.take().is_err() {
+            return None;
+        }
+        let next = series.next;
+        series.next += 1;
+        series.last = now;
+        Some((next, due))
     }
 
     fn begin(&mut self, now: Time) {
@@ -99,7 +161,7 @@ impl Core {
                 self.io.recorder.count(now, Stage::WARMUP, Counter::Offered, 1);
                 self.population.start_workflow(now, 0, now, now, Stage::WARMUP, &mut self.io);
             }
-            Kind::Held => self.state = State::SigningOn { next: 0, last: now },
+            Kind::Held => self.state = State::SigningOn(Series::from(now)),
         }
     }
 
@@ -122,13 +184,12 @@ impl Core {
         }
     }
 
-    fn signing_on(&mut self, now: Time, mut next: u32, mut last: Time) {
-        while next < self.population.users() && self.register_ceiling.take().is_ok() {
-            self.population.sign_on(now, next, now, Stage::WARMUP, &mut self.io);
-            next += 1;
-            last = now;
+    fn signing_on(&mut self, now: Time, mut series: Series) {
+        while let Some((user, due)) = self.next_of(now, &mut series, self.population.users()) {
+            self.population.sign_on(now, user, due, Stage::WARMUP, &mut self.io);
         }
-        self.state = State::SigningOn { next, last };
+        self.state = State::SigningOn(series);
+        let Series { next, last, .. } = series;
         if self.too_many_rejected(u64::from(next)) {
             let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
             return self.not_ready(failure);
@@ -142,7 +203,7 @@ impl Core {
             && tally.registered + tally.rejected >= u64::from(next)
             && (0..next).all(|u| self.population.is_signed_on(u) || self.population.is_rejected(u));
         if on {
-            self.state = State::Subscribing { next: 0, last: now };
+            self.state = State::Subscribing(Series::from(now));
         } else if now.since(last) > 2 * TIMEOUT + GRACE {
             let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
             self.not_ready(failure);
@@ -156,14 +217,13 @@ impl Core {
             || (tried > FIRST_LOG_ONS && rejected * 100 > tried * 2 && rejected > 2)
     }
 
-    fn subscribing(&mut self, now: Time, mut next: u32, mut last: Time) {
+    fn subscribing(&mut self, now: Time, mut series: Series) {
         let edges = self.population.contacts().edges();
-        while next < edges && self.subscribe_ceiling.take().is_ok() {
-            self.population.subscribe(now, next, now, Stage::WARMUP, &mut self.io);
-            next += 1;
-            last = now;
+        while let Some((edge, due)) = self.next_of(now, &mut series, edges) {
+            self.population.subscribe(now, edge, due, Stage::WARMUP, &mut self.io);
         }
-        self.state = State::Subscribing { next, last };
+        self.state = State::Subscribing(series);
+        let Series { next, last, .. } = series;
         if next < edges {
             return;
         }
@@ -172,7 +232,7 @@ impl Core {
             && (tally.subscribed == u64::from(edges)
                 || tally.rejected > 0 && self.population.unwatched() == 0);
         if all {
-            self.state = State::Publishing { next: 0, last: now };
+            self.state = State::Publishing(Series::from(now));
         } else if now.since(last) > 2 * TIMEOUT + GRACE
             || (tally.requests == 0 && now.since(last) > TIMEOUT + GRACE)
         {
@@ -181,19 +241,17 @@ impl Core {
         }
     }
 
-    fn publishing(&mut self, now: Time, mut next: u32, mut last: Time) {
-        while next < self.publishers() && self.subscribe_ceiling.take().is_ok() {
+    fn publishing(&mut self, now: Time, mut series: Series) {
+        while let Some((next, due)) = self.next_of(now, &mut series, self.publishers()) {
             let publisher = self.population.contacts().publisher(next);
             if !self.population.is_rejected(publisher) {
-                self.io.recorder.count(now, Stage::WARMUP, Counter::Offered, 1);
-                self.population.publish(now, publisher, now, Stage::WARMUP, &mut self.io);
+                self.io.recorder.count(due, Stage::WARMUP, Counter::Offered, 1);
+                self.population.publish(now, publisher, due, Stage::WARMUP, &mut self.io);
             }
-            next += 1;
-            last = now;
         }
-        self.state = State::Publishing { next, last };
+        self.state = State::Publishing(series);
         let tally = self.population.tally();
-        if next < self.publishers() || tally.publications > 0 || tally.waiting > 0 {
+        if series.next < self.publishers() || tally.publications > 0 || tally.waiting > 0 {
             return;
         }
         if self.population.converged().1 == 0 {
@@ -256,7 +314,7 @@ impl Core {
 
     /// No more arrivals.
     pub(crate) fn drain(&mut self, now: Time) {
-        if !matches!(self.state, State::Finishing { .. } | State::SigningOff { .. } | State::Done) {
+        if !matches!(self.state, State::Finishing { .. } | State::SigningOff(_) | State::Done) {
             self.next_arrival = None;
             self.finish(now);
         }
@@ -272,7 +330,11 @@ impl Core {
     }
 
     fn finishing(&mut self, now: Time, since: Time) {
-        self.population.expire_waiting(now, false, &mut self.io);
+        // It looks at every user, so not at each turn.
+        if now.since(self.expired) >= EXPIRY {
+            self.expired = now;
+            self.population.expire_waiting(now, false, &mut self.io);
+        }
         let tally = self.population.tally();
         let open = tally.workflows + tally.publications + tally.waiting + self.waiting.len() as u64;
         // A workflow may take three timeouts and sign off in five more.
@@ -291,20 +353,19 @@ impl Core {
                     self.population.count_converged(now, stage, &mut self.io);
                     self.population.give_up_recoveries(now, &mut self.io);
                 }
-                self.state = State::SigningOff { next: 0, last: now };
+                self.state = State::SigningOff(Series::from(now));
             }
         }
     }
 
-    fn signing_off(&mut self, now: Time, mut next: u32, mut last: Time) {
+    fn signing_off(&mut self, now: Time, mut series: Series) {
         let stage = self.drain_stage();
         // In pairs, the subscriber first: a publisher waits for it to leave.
-        while next < self.population.users() && self.register_ceiling.take().is_ok() {
+        while let Some((next, _)) = self.next_of(now, &mut series, self.population.users()) {
             self.population.sign_off(now, next ^ 1, stage, &mut self.io);
-            next += 1;
-            last = now;
         }
-        self.state = State::SigningOff { next, last };
+        self.state = State::SigningOff(series);
+        let Series { next, last, .. } = series;
         if next < self.population.users() {
             return;
         }
