@@ -13,6 +13,7 @@
 //! | [`files`] | the raw files |
 //! | [`derive`], [`summary`], [`html`] | the derived ones |
 //! | [`threshold`], [`trust`], [`verdict`] | what is judged, whether to believe it, and the answer |
+//! | [`log_on`] | how long it took until everybody had what they need |
 //! | [`headroom`] | how far the engine was from its limits |
 //! | [`verify`] | whether a directory agrees with itself |
 //! | [`explain`] | words, codes and counters for people |
@@ -23,6 +24,7 @@ pub mod files;
 pub mod headroom;
 pub mod histogram;
 pub mod html;
+pub mod log_on;
 pub mod manifest;
 pub mod names;
 pub mod print;

@@ -479,3 +479,63 @@ fn a_second_behind_the_hold_breaks_a_threshold_if_its_own_data_do() {
     let cells = ["passed", "broken_s", "first_broken_t_s"].map(|name| judged[name].as_str());
     assert_eq!(cells, ["false", "1", "14"]);
 }
+
+#[test]
+fn how_long_everybody_took_to_log_on_and_to_come_back_stands_in_the_summary() {
+    let (mut raw, mut manifest) = run(&["fra"]);
+    manifest.users = 400;
+    let phase = PhaseInfo { phase: Phase::Warmup, from_s: 0.0, to_s: 9.0 };
+    manifest.steps.insert(0, StepInfo { name: "warmup".into(), phases: vec![phase], ..StepInfo::default() });
+    // 400 users in five seconds, the last four of them two seconds later; 800 subscriptions after that.
+    let log_on =
+        [(0, 100, 0), (1, 100, 0), (2, 100, 0), (3, 50, 0), (4, 46, 0), (6, 3, 0), (7, 1, 600), (8, 0, 200)];
+    for (second, registered, subscribed) in log_on {
+        let of = |metric, n: usize| Series {
+            step: 0,
+            phase: Phase::Warmup,
+            ..series(metric, Base::Scheduled, &vec![2_000; n])
+        };
+        let interval = Interval {
+            number: 100 + second,
+            second: ORIGIN + second as i64,
+            series: [of(Metric::Register, registered), of(Metric::SubscribeToNotify, subscribed)]
+                .into_iter()
+                .filter(|s| !s.counts.is_empty())
+                .collect(),
+            counts: Vec::new(),
+            failures: Vec::new(),
+            ..interval("fra", 0)
+        };
+        assert!(raw.absorb(&interval).unwrap());
+    }
+    // 1,497 came back, 3 never.
+    let lost =
+        Count { step: 1, phase: Phase::Hold, counter: "censored".into(), label: "recovery".into(), value: 3 };
+    let back: Vec<u64> = (1..=1_497).map(|n| n * 1_000).collect();
+    let outage = Interval {
+        number: 200,
+        series: vec![series(Metric::Recovery, Base::Scheduled, &back)],
+        counts: vec![lost],
+        failures: Vec::new(),
+        ..interval("fra", 9)
+    };
+    assert!(raw.absorb(&outage).unwrap());
+    let files = adsum_report::derived(&raw, &manifest).files;
+    let summary = text(&files, "summary.txt");
+    for line in [
+        "  log-on   99 % of 400 users registered after 5 s\n",
+        "  log-on   99 % of 800 subscriptions shown their first state after 9 s\n",
+        "  recovery 99 % of 1500 losses were mended after 1.49 s, the last after 1.50 s, 3 never (step 1 a, b)\n",
+    ] {
+        assert!(summary.contains(line), "{line} in {summary}");
+        assert!(text(&files, "report.html").contains(line.trim()), "{line}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&text(&files, "summary.json")).unwrap();
+    assert_eq!(json["log_on"]["register"]["reached_99_s"], 5);
+    assert_eq!(json["log_on"]["subscribe_to_notify"]["reached_99_s"], 9);
+    // Cut off in the middle: what was refused, was wanted.
+    manifest.steps.truncate(1);
+    manifest.users = 500;
+    let summary = text(&adsum_report::derived(&raw, &manifest).files, "summary.txt");
+    assert!(summary.contains("400 of 500 users registered, not 99 %"), "{summary}");
+}
