@@ -65,7 +65,7 @@ pub fn derived(raw: &Raw, manifest: &Manifest) -> Derived {
         ("run.csv", derive::run(raw, manifest, &verdict)),
         ("steps.csv", derive::steps(raw, manifest, &series)),
         ("percentiles.csv", derive::percentiles(manifest, &series)),
-        ("intervals.csv", derive::intervals(raw, manifest, 1)),
+        ("intervals.csv", derive::intervals(raw, manifest, i64::from(manifest.interval_s.max(1)))),
         ("agents.csv", derive::agents(raw, manifest)),
         ("thresholds.csv", derive::thresholds(manifest, &verdict)),
         ("counters.csv", derive::counters(raw, manifest)),

@@ -539,3 +539,19 @@ fn how_long_everybody_took_to_log_on_and_to_come_back_stands_in_the_summary() {
     let summary = text(&adsum_report::derived(&raw, &manifest).files, "summary.txt");
     assert!(summary.contains("400 of 500 users registered, not 99 %"), "{summary}");
 }
+
+#[test]
+fn rows_of_intervals_are_as_wide_as_the_scenario_says() {
+    let (raw, mut manifest) = run(&["fra"]);
+    let rows = |manifest: &Manifest| {
+        let files = adsum_report::derived(&raw, manifest).files;
+        let all = text(&files, "intervals.csv");
+        let of = |line: &&str| line.contains(",hold,all,publish_to_notify,scheduled,");
+        all.lines().filter(of).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&manifest).len(), 10);
+    manifest.interval_s = 5;
+    let five = rows(&manifest);
+    assert_eq!(five.len(), 2);
+    assert!(five[1].contains(",5,5.000000,,,100,5,"), "five seconds of 20 and a miss each: {five:?}");
+}

@@ -312,6 +312,7 @@ fn manifest(setup: &Setup, origin_s: i64) -> Manifest {
             steal_seconds: ppb(trust.steal_seconds_ppb),
         },
         percentiles: s.report.percentiles_ppb.iter().map(|p| *p as f64 / 1e9).collect(),
+        interval_s: s.report.interval_s,
         ..Manifest::default()
     }
 }
