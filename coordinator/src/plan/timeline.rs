@@ -96,7 +96,8 @@ pub fn length_ns(scenario: &Scenario) -> u64 {
 }
 
 /// How long the log-on of all held users takes at the rates of `[warmup]`, with their
-/// subscriptions and first publications, and their log-off.
+/// subscriptions and first publications, and their log-off. Subscriptions to oneself come
+/// with the registration; everybody who publishes does it once.
 #[must_use]
 pub fn log_on_ns(scenario: &Scenario, users: u64) -> (u64, u64) {
     if scenario.workload.kind != Kind::Held {
