@@ -393,6 +393,10 @@ impl<'a> Numbers<'a> {
             Stat::Mean(metric) => {
                 self.histogram(metric, base).mean().map(|us| (us * 1_000.0).round() as u128)
             }
+            // Who lost something and never got it back counts, too: else an outage without an end would pass.
+            Stat::Count(metric) if metric == Metric::Recovery => {
+                Some(u128::from(self.histogram(metric, base).count()) + u128::from(self.censored(metric)))
+            }
             Stat::Count(metric) => Some(u128::from(self.histogram(metric, base).count())),
             stat => {
                 let (part, whole) = self.ratio(stat);

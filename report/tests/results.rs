@@ -555,3 +555,23 @@ fn rows_of_intervals_are_as_wide_as_the_scenario_says() {
     assert_eq!(five.len(), 2);
     assert!(five[1].contains(",5,5.000000,,,100,5,"), "five seconds of 20 and a miss each: {five:?}");
 }
+
+#[test]
+fn who_lost_something_and_never_got_it_back_is_no_pass() {
+    let (mut raw, mut manifest) = run(&["fra"]);
+    manifest.thresholds =
+        vec![ThresholdRule { expr: "recovery.count == 0".into(), ..ThresholdRule::default() }];
+    assert_eq!(adsum_report::derived(&raw, &manifest).verdict.word, "passed");
+    let lost =
+        Count { step: 1, phase: Phase::Hold, counter: "censored".into(), label: "recovery".into(), value: 3 };
+    let outage = Interval {
+        number: 10,
+        series: Vec::new(),
+        counts: vec![lost],
+        failures: Vec::new(),
+        ..interval("fra", 9)
+    };
+    assert!(raw.absorb(&outage).unwrap());
+    let verdict = adsum_report::derived(&raw, &manifest).verdict;
+    assert_eq!((verdict.word, verdict.judgements[0].judged), ("failed", Judged::Broken(Some(3))));
+}
