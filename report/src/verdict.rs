@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::manifest::{Manifest, PhaseInfo, StepInfo};
-use crate::names::{Base, Phase};
+use crate::names::{Base, Cause, Phase};
 use crate::raw::Raw;
 use crate::threshold::{self, Judged, Numbers, Stat, Threshold, ThresholdRule};
 use crate::trust::{self, Reason};
 
 /// Exit codes of a run, strongest first.
-const PRECEDENCE: [u8; 12] = [2, 3, 4, 130, 143, 1, 14, 13, 12, 11, 10, 0];
+pub const PRECEDENCE: [u8; 12] = [2, 3, 4, 130, 143, 1, 14, 13, 12, 11, 10, 0];
 
 /// One threshold at one hold.
 #[derive(Debug, Clone)]
@@ -55,63 +55,52 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Verdict {
     let judgements = judgements(raw, manifest);
     let mut reasons = trust::judge(raw, manifest);
     for j in judgements.iter().filter(|j| j.judged == Judged::NotJudged) {
-        let (limit, advice) = match j.threshold.stat {
-            Stat::Percentile(..) => (
-                "ten above the rank",
-                "make the hold longer or the rate higher, or ask for a lower percentile",
-            ),
-            _ => ("one at least", "nothing of it was recorded: ask for what this run and its sites measure"),
+        let limit = match j.threshold.stat {
+            Stat::Percentile(..) => "ten above the rank",
+            _ => "one at least",
         };
-        reasons.push(Reason {
-            reason: "not_judged".to_owned(),
-            measured: format!("{} samples for `{}`", j.samples, j.rule.expr),
-            limit: limit.to_owned(),
-            place: format!("step {} ({})", j.step, j.step_name),
-            advice: advice.to_owned(),
-        });
+        reasons.push(Reason::new(
+            Cause::NotJudged,
+            format!("{} samples for `{}`", j.samples, j.rule.expr),
+            limit.to_owned(),
+            format!("step {} ({})", j.step, j.step_name),
+        ));
     }
     for rule in &manifest.thresholds {
         if let Err(error) = threshold::parse(&rule.expr) {
-            reasons.push(Reason {
-                reason: "not_judged".to_owned(),
-                measured: error.message,
-                limit: "a threshold that this adsum can read".to_owned(),
-                place: format!("threshold `{}`", rule.expr),
-                advice: format!("judge it with the release that wrote it; this one reads: {}", error.help),
-            });
+            reasons.push(Reason::new(
+                Cause::NotJudged,
+                format!("{}: {}", error.message, error.help),
+                "a threshold that this adsum can read".to_owned(),
+                format!("threshold `{}`", rule.expr),
+            ));
         }
     }
     let events = &manifest.events;
     for agent in manifest.agents.iter().filter(|a| !a.lost.is_empty()) {
-        reasons.push(Reason {
-            reason: "agent_lost".to_owned(),
-            measured: agent.lost.clone(),
-            limit: "none".to_owned(),
-            place: format!("agent {} at {}", agent.name, agent.site),
-            advice: "what it had sent is in the results; its share of the load is missing from then on"
-                .to_owned(),
-        });
+        reasons.push(Reason::new(
+            Cause::AgentLost,
+            agent.lost.clone(),
+            "none".to_owned(),
+            format!("agent {} at {}", agent.name, agent.site),
+        ));
     }
     if !events.internal.is_empty() {
-        reasons.push(Reason {
-            reason: "internal_error".to_owned(),
-            measured: events.internal.clone(),
-            limit: "none".to_owned(),
-            place: "the run".to_owned(),
-            advice: "part of what was measured may be missing: please report it, with the log of the agent"
-                .to_owned(),
-        });
+        reasons.push(Reason::new(
+            Cause::InternalError,
+            events.internal.clone(),
+            "none".to_owned(),
+            "the run".to_owned(),
+        ));
     }
     // What ends a run by its own rules has a code of its own; a signal says nothing of the pool.
     if events.interrupted && events.signal > 0 {
-        reasons.push(Reason {
-            reason: "interrupted".to_owned(),
-            measured: format!("ended from outside (exit {}) before the schedule was", events.signal),
-            limit: "the whole schedule".to_owned(),
-            place: "the run".to_owned(),
-            advice: "what was measured until then is in the files; let it run to its end for a verdict"
-                .to_owned(),
-        });
+        reasons.push(Reason::new(
+            Cause::Interrupted,
+            format!("ended from outside (exit {}) before the schedule was", events.signal),
+            "the whole schedule".to_owned(),
+            "the run".to_owned(),
+        ));
     }
     let failed = judgements.iter().any(|j| matches!(j.judged, Judged::Broken(_)));
     let mut codes = Vec::new();

@@ -206,21 +206,13 @@ impl Session {
         result
     }
 
-    /// After an error the next states hold the alert for the other side.
+    /// After an error the next state holds the alert for the other side. It is the only one that is
+    /// asked for: the one after it would be made of what came, which is refused again, and in builds
+    /// with its assertions rustls panics at a second alert.
     fn alert(&mut self, input: &mut [u8], sealed: &mut Vec<u8>) {
-        let mut at = 0;
-        for _ in 0..8 {
-            let UnbufferedStatus { discard, state, .. } = self.inner.process_tls_records(&mut input[at..]);
-            at += discard;
-            match state {
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    if encode(data, sealed).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return,
-            }
+        if let Ok(ConnectionState::EncodeTlsData(data)) = self.inner.process_tls_records(input).state {
+            // What cannot be written leaves the other side without a reason, and us with ours.
+            drop(encode(data, sealed));
         }
     }
 }
