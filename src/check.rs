@@ -7,7 +7,7 @@ use std::time::Duration;
 use adsum_agent::check::{Answer, Check, Step, run};
 use adsum_agent::locate::{self, locate};
 use adsum_agent::net::allow::{Allow, Network};
-use adsum_agent::net::tls::TlsOptions;
+use adsum_agent::net::tls::{HAS_LEGACY, NO_LEGACY, TlsOptions};
 use adsum_presence::accounts::Row;
 use adsum_presence::population::Transport;
 
@@ -57,6 +57,9 @@ impl Common {
             Some(path) => std::fs::read(path)
                 .map_err(|e| (exit::CONFIGURATION, format!("{flag} {}: {e}", path.display()))),
         };
+        if args.legacy_tls && !HAS_LEGACY {
+            return Err((exit::CONFIGURATION, NO_LEGACY.to_owned()));
+        }
         Ok(Common {
             publisher: account("publisher", &args.publisher, args.publisher_credential_file.as_deref())?,
             subscriber: account("subscriber", &args.subscriber, args.subscriber_credential_file.as_deref())?,
@@ -66,6 +69,8 @@ impl Common {
                 cert_pem: pem(&args.cert, "--cert")?,
                 key_pem: pem(&args.key, "--key")?,
                 server_name: args.server_name.clone().unwrap_or_default(),
+                legacy: args.legacy_tls,
+                ..TlsOptions::default()
             },
         })
     }

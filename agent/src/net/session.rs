@@ -15,9 +15,9 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, Error};
 
 /// Room that a record takes beyond its plaintext: header, padding, tag; generous.
-const RECORD_OVERHEAD: usize = 64;
+pub(super) const RECORD_OVERHEAD: usize = 64;
 /// Plaintext of one record at most (RFC 8446 §5.1).
-const RECORD: usize = 16 * 1024;
+pub(super) const RECORD: usize = 16 * 1024;
 /// States that one call may pass through; a handshake takes about a dozen.
 const MAX_STATES: usize = 1_024;
 
@@ -206,31 +206,14 @@ impl Session {
         result
     }
 
-    /// After an error the next states hold the alert for the other side.
+    /// After an error the next state holds the alert for the other side. It is the only one that is
+    /// asked for: the one after it would be made of what came, which is refused again, and in builds
+    /// with its assertions rustls panics at a second alert.
     fn alert(&mut self, input: &mut [u8], sealed: &mut Vec<u8>) {
-        let mut at = 0;
-        for _ in 0..8 {
-            let UnbufferedStatus { discard, state, .. } = self.inner.process_tls_records(&mut input[at..]);
-            at += discard;
-            match state {
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    if encode(data, sealed).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return,
-            }
+        if let Ok(ConnectionState::EncodeTlsData(data)) = self.inner.process_tls_records(input).state {
+            // What cannot be written leaves the other side without a reason, and us with ours.
+            drop(encode(data, sealed));
         }
-    }
-}
-
-/// Makes a ClientHello and throws it away, so that the cryptography is seeded.
-pub fn warm_up(config: &Arc<ClientConfig>, name: &ServerName<'static>) {
-    if let Ok(mut session) = Session::new(config, name) {
-        let (mut plain, mut sealed) = (Vec::new(), Vec::new());
-        // An error would come again, and be told, at the first connection.
-        drop(session.advance(&mut [], &mut plain, &mut sealed));
     }
 }
 
