@@ -133,16 +133,23 @@ impl Write for Wire {
 }
 
 /// The certificate that was judged, and how.
+#[derive(Debug)]
+struct Verdict {
+    certificate: Vec<u8>,
+    result: Result<(), Error>,
+}
+
+/// The last verdict of a session; OpenSSL's callback leaves it here.
 #[derive(Debug, Default)]
-struct Judged(Mutex<Option<(Vec<u8>, Result<(), Error>)>>);
+struct Judged(Mutex<Option<Verdict>>);
 
 impl Judged {
     /// OpenSSL asks several times about one chain, and anew when the server renegotiates.
     fn judge(&self, verifier: &WebPkiServerVerifier, name: &ServerName<'_>, chain: &[Vec<u8>]) -> bool {
         let mut judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((own, between)) = chain.split_first() else { return false };
-        if let Some((_, result)) = judged.as_ref().filter(|(known, _)| known == own) {
-            return result.is_ok();
+        if let Some(known) = judged.as_ref().filter(|known| known.certificate == *own) {
+            return known.result.is_ok();
         }
         let between: Vec<CertificateDer<'_>> =
             between.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
@@ -150,13 +157,13 @@ impl Judged {
             .verify_server_cert(&CertificateDer::from(own.as_slice()), &between, name, &[], UnixTime::now())
             .map(drop);
         let accepted = result.is_ok();
-        *judged = Some((own.clone(), result));
+        *judged = Some(Verdict { certificate: own.clone(), result });
         accepted
     }
 
     fn result(&self) -> Option<Result<(), Error>> {
         let judged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        judged.as_ref().map(|(_, result)| result.clone())
+        judged.as_ref().map(|verdict| verdict.result.clone())
     }
 }
 

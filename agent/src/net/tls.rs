@@ -215,6 +215,11 @@ fn certificate(why: &CertificateError, name: &str) -> (Class, String) {
             Class::Pool,
             format!("the server's certificate is not meant for servers: have it issued anew with the purpose serverAuth. {why}"),
         ),
+        CertificateError::BadSignature => (
+            Class::Configuration,
+            "the server's certificate is not signed by the CA of its issuer's name that is trusted here: `ca` (--ca) probably holds a CA of the same name with another key, such as one that was renewed since: give the pool's present one"
+                .to_owned(),
+        ),
         CertificateError::Revoked => {
             (Class::Pool, "the server's certificate has been revoked: have a new one issued".to_owned())
         }
