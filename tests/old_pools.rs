@@ -261,13 +261,11 @@ mod behind_old_tls {
         let said = format!("{} {}", text(&output.stdout), text(&output.stderr));
         let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap_or_default();
         let manifest: serde_json::Value = serde_json::from_str(&manifest).expect(&said);
-        // The relay is slow, and that may make the engine late: what counts is what arrived.
+        // Six workflows, and nothing missed: a busy machine may doubt the times, not that they arrived.
         let tls = manifest["agents"][0]["tls"].as_str().unwrap();
         assert!(tls.starts_with("OpenSSL 3.") && tls.ends_with("(legacy)"), "{tls}");
         let percentiles = std::fs::read_to_string(out.join("percentiles.csv")).unwrap();
-        let row =
-            percentiles.lines().find(|row| row.starts_with("all,hold,all,publish_to_notify,scheduled,"));
-        let count = row.and_then(|row| row.split(',').nth(8)).unwrap_or_default();
-        assert_eq!(count, "6", "{percentiles} {said}");
+        let row = percentiles.lines().find(|row| row.contains(",all,hold,local,publish_to_notify,sent,0.5,"));
+        assert!(row.is_some_and(|row| row.ends_with(",6,0")), "{row:?} {said}");
     }
 }
