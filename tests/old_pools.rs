@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use s_server::{DHE_GCM, ECDHE_CBC, Identity, RSA_GCM, Server, TLS10, wanted};
+use s_server::{DHE_GCM, ECDHE_CBC, Identity, RSA_GCM, Server, TLS10, hangs_up, wanted, without_alerts};
 
 fn adsum(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adsum"));
@@ -98,6 +98,24 @@ fn a_run_that_cannot_begin_names_it_too() {
     let failures = std::fs::read_to_string(out.join("failures.csv")).unwrap();
     let row = failures.lines().find(|line| line.contains("transport:tls")).unwrap();
     assert!(row.contains("RSA key exchange"), "{row}");
+}
+
+#[test]
+fn a_server_that_closes_instead_of_sending_an_alert_is_asked_as_well() {
+    if !wanted("a_server_that_closes_instead_of_sending_an_alert_is_asked_as_well") {
+        return;
+    }
+    let identity = Identity::new("DNS:localhost", &[]);
+    let server = Server::start(&identity, RSA_GCM);
+    let (_, answer) = check(&without_alerts(server.address, 8).to_string(), &identity, &[]);
+    let said = answer["diagnosis"].as_str().unwrap();
+    assert!(said.contains("RSA key exchange") && said.contains("legacy = true"), "{said}");
+    assert!(answer["error"].as_str().unwrap().contains("in the TLS handshake"), "{answer}");
+    // One that closes whatever it is told has other reasons.
+    let (closing, _) = hangs_up(8);
+    let (_, answer) = check(&closing.to_string(), &identity, &[]);
+    let said = answer["diagnosis"].as_str().unwrap();
+    assert!(said.contains("and at an old one as well") && !said.contains("legacy = true"), "{said}");
 }
 
 #[test]

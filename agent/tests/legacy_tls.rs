@@ -228,10 +228,23 @@ fn a_chain_signed_with_sha_1_is_named_as_such() {
     let signed = Identity::signed(&ca, "DNS:localhost", "-sha1");
     let said = said_by_both(&signed, ca.pem(), "localhost");
     assert!(said.contains("signed with SHA-1"), "{said}");
-    // Through an intermediate CA that the server sends, as an internal PKI has it.
-    let signed = Identity::signed(&ca, "DNS:localhost", "-sha256");
-    let server = Server::start(&signed, RSA_GCM);
-    assert!(Line::open(&options(ca.pem(), "localhost", true), server.address, 8192).is_ok());
+}
+
+#[test]
+fn a_ca_between_has_to_be_sent_by_the_server() {
+    if !wanted("a_ca_between_has_to_be_sent_by_the_server") {
+        return;
+    }
+    let root = Identity::ca();
+    let between = Identity::ca_below(&root);
+    let identity = Identity::signed(&between, "DNS:localhost", "-sha256");
+    let chain = between.cert();
+    let sends = [RSA_GCM, &["-cert_chain", chain.to_str().unwrap()]].concat();
+    let server = Server::start(&identity, &sends);
+    let opened = Line::open(&options(root.pem(), "localhost", true), server.address, 8192);
+    assert!(opened.is_ok(), "{:?}", opened.err());
+    let said = said_by_both(&identity, root.pem(), "localhost");
+    assert!(said.contains("the pool has to send the certificates between"), "{said}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -58,71 +58,46 @@ impl Identity {
         Identity { dir }
     }
 
-    /// A CA.
+    /// A CA that signs itself.
     pub fn ca() -> Identity {
         let made = Identity::new("", &[]);
-        made.openssl(&[
-            "req",
-            "-x509",
-            "-new",
-            "-key",
-            "key.pem",
-            "-subj",
-            "/CN=internal CA",
-            "-config",
-            "ca.cnf",
-            "-extensions",
-            "ext",
-            "-out",
-            "cert.pem",
-        ]);
+        made.openssl(
+            "req -x509 -new -key key.pem -subj /CN=root -config ca.cnf -extensions ext -out cert.pem",
+        );
         made
     }
 
-    /// A certificate that `ca` signs, with this digest.
+    /// A CA below another one.
+    pub fn ca_below(ca: &Identity) -> Identity {
+        let made = Identity::new("", &[]);
+        made.signed_by(ca, "ca.cnf", "between", "-sha256");
+        made
+    }
+
+    /// A server's certificate that `ca` signs, with this digest.
     pub fn signed(ca: &Identity, san: &str, digest: &str) -> Identity {
         let made = Identity::new(san, &[]);
-        let (ca_cert, ca_key) = (ca.cert(), ca.key());
-        made.openssl(&[
-            "req",
-            "-new",
-            "-key",
-            "key.pem",
-            "-subj",
-            "/CN=localhost",
-            "-config",
-            "req.cnf",
-            "-out",
-            "csr.pem",
-        ]);
-        made.openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            "csr.pem",
-            "-CA",
-            &ca_cert.to_string_lossy(),
-            "-CAkey",
-            &ca_key.to_string_lossy(),
-            "-set_serial",
-            "7",
-            digest,
-            "-extfile",
-            "req.cnf",
-            "-extensions",
-            "ext",
-            "-out",
-            "cert.pem",
-        ]);
+        made.signed_by(ca, "req.cnf", "localhost", digest);
         made
     }
 
-    fn openssl(&self, args: &[&str]) {
+    fn signed_by(&self, ca: &Identity, config: &str, name: &str, digest: &str) {
+        self.openssl(&format!("req -new -key key.pem -subj /CN={name} -config {config} -out csr.pem"));
+        self.openssl(&format!(
+            "x509 -req -in csr.pem -CA {} -CAkey {} -set_serial 7 {digest} -extfile {config} -extensions ext \
+             -out cert.pem",
+            ca.cert().display(),
+            ca.key().display()
+        ));
+    }
+
+    fn openssl(&self, words: &str) {
         let ca = "[req]\ndistinguished_name = dn\n[dn]\n[ext]\nbasicConstraints = critical,CA:TRUE\n\
                   keyUsage = critical,keyCertSign\n";
         std::fs::write(self.dir.path().join("ca.cnf"), ca).unwrap();
-        let made = Command::new("openssl").current_dir(self.dir.path()).args(args).output().unwrap();
-        assert!(made.status.success(), "{args:?}: {}", String::from_utf8_lossy(&made.stderr));
+        let made =
+            Command::new("openssl").current_dir(self.dir.path()).args(words.split(' ')).output().unwrap();
+        assert!(made.status.success(), "{words}: {}", String::from_utf8_lossy(&made.stderr));
     }
 
     pub fn cert(&self) -> PathBuf {
@@ -217,6 +192,26 @@ impl Drop for Server {
     }
 }
 
+/// In front of a server: whatever it refuses with an alert ends without a word, as with Schannel.
+pub fn without_alerts(server: SocketAddr, times: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(times) {
+            let (mut client, mut behind) = (stream.unwrap(), TcpStream::connect(server).unwrap());
+            let mut bytes = [0; 16 * 1024];
+            let n = client.read(&mut bytes).unwrap_or(0);
+            behind.write_all(&bytes[..n]).unwrap();
+            let n = behind.read(&mut bytes).unwrap_or(0);
+            if n > 0 && bytes[0] != 21 {
+                // Who asked has its answer in the first records.
+                let _ = client.write_all(&bytes[..n]);
+            }
+        }
+    });
+    address
+}
+
 /// A server that has nothing to say: it accepts and closes, as servers do that find nothing in
 /// common and send no alert. Counts who came.
 pub fn hangs_up(times: usize) -> (SocketAddr, std::thread::JoinHandle<usize>) {
@@ -228,7 +223,7 @@ pub fn hangs_up(times: usize) -> (SocketAddr, std::thread::JoinHandle<usize>) {
             let mut stream: TcpStream = stream.unwrap();
             // The ClientHello is taken, so that the end is an end and no reset.
             let mut hello = [0; 4096];
-            let _ = std::io::Read::read(&mut stream, &mut hello);
+            let _ = stream.read(&mut hello);
             came += 1;
         }
         came
