@@ -271,6 +271,20 @@ fn a_server_that_wants_a_certificate_gets_it_and_is_named_if_there_is_none() {
 }
 
 #[test]
+fn a_server_without_secure_renegotiation_is_talked_to() {
+    let options = options(Identity::ca().pem(), "localhost", true);
+    let mut session = Client::new(&options).unwrap().session().unwrap();
+    let (mut plain, mut sealed) = (Vec::new(), Vec::new());
+    session.advance(&mut [], &mut plain, &mut sealed).unwrap();
+    // A ServerHello without any extension: TLS 1.0, TLS_RSA_WITH_AES_128_CBC_SHA.
+    let mut hello = vec![22, 3, 1, 0, 42, 2, 0, 0, 38, 3, 1];
+    hello.extend_from_slice(&[7; 32]);
+    hello.extend_from_slice(&[0, 0, 0x2f, 0]);
+    let standing = session.advance(&mut hello, &mut plain, &mut sealed).map_err(|refused| refused.error);
+    assert_eq!(standing.unwrap(), Standing::Handshaking);
+}
+
+#[test]
 fn a_message_waits_while_the_server_renegotiates() {
     if !wanted("a_message_waits_while_the_server_renegotiates") {
         return;
