@@ -37,9 +37,9 @@ pub enum Command {
         #[command(subcommand)]
         command: Certs,
     },
-    /// What a metric, counter, reason or exit code means
+    /// What a code, metric, counter, reason or exit code means, who has to act, and what to do
     Explain {
-        /// The word; without one, all of them
+        /// A word or number: 4005, sip:503, timeout:notify, publish_to_notify, 12; without one, all of them
         word: Option<String>,
     },
     /// What this host can do as a load generator, and what would make it fitter
@@ -76,35 +76,73 @@ pub enum Stamps {
     User,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
+    /// The cmdlet's fields, one a line
     Text,
     Json,
     Csv,
+    /// One line with performance data; exits with 0, 1, 2 or 3
+    Nagios,
+    /// For the textfile collector
+    Prometheus,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dialect {
+    /// RFC 3856, 3903, 6665
+    Simple,
+    /// Lync Server 2013
+    Lync,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// The pool asks for nothing
+    None,
+    /// RFC 7616; what the simple dialect uses unless told otherwise
+    Digest,
+    /// Lync; the cmdlet's Negotiate
+    Ntlm,
+    /// The pool trusts the certificate of the connection; the cmdlet's TrustedServer
+    Trusted,
 }
 
 #[derive(Debug, Args)]
 pub struct Check {
-    /// The pool: HOST[:PORT]; may be given several times. Naming it permits traffic to it
-    #[arg(long, required = true, env = "ADSUM_TARGET")]
+    /// The pool: HOST[:PORT], or a name of the configuration; may be given several times. Naming it permits traffic to it
+    #[arg(long, env = "ADSUM_TARGET")]
     pub target: Vec<String>,
-    #[arg(long, value_enum, default_value = "udp")]
-    pub transport: Transport,
+    /// All pools of the configuration, up to 8 at a time
+    #[arg(long)]
+    pub all: bool,
+    /// File with [[check]] entries; else ADSUM_CONFIG, ~/.config/adsum/config.toml, /etc/adsum/config.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What the pool speaks: simple, unless the configuration says otherwise
+    #[arg(long, value_enum)]
+    pub dialect: Option<Dialect>,
+    /// UDP for simple and TLS for lync, unless told otherwise
+    #[arg(long, value_enum)]
+    pub transport: Option<Transport>,
+    /// How the users prove who they are
+    #[arg(long, value_enum)]
+    pub auth: Option<Auth>,
     /// SIP address of the publisher
     #[arg(long)]
-    pub publisher: String,
+    pub publisher: Option<String>,
     /// File with `user:password` (or `ha1:REALM:user:HEX`) of the publisher; - for standard input
-    #[arg(long)]
+    #[arg(long, requires = "publisher")]
     pub publisher_credential_file: Option<PathBuf>,
     /// SIP address of the subscriber
     #[arg(long)]
-    pub subscriber: String,
+    pub subscriber: Option<String>,
     /// The same for the subscriber
-    #[arg(long)]
+    #[arg(long, requires = "subscriber")]
     pub subscriber_credential_file: Option<PathBuf>,
-    /// How long to wait for the notification
-    #[arg(long, default_value = "25s")]
-    pub timeout: String,
+    /// How long to wait for the notification: 25s, unless told otherwise
+    #[arg(long)]
+    pub timeout: Option<String>,
     /// CAs to trust, in PEM
     #[arg(long)]
     pub ca: Option<PathBuf>,
@@ -126,7 +164,7 @@ pub struct Check {
     /// HOST[:PORT] for Via and Contact
     #[arg(long)]
     pub advertise: Option<String>,
-    /// Write all messages to a file, as text, secrets masked
+    /// Write all messages to a file, as text, secrets masked; of several checks each to a numbered one
     #[arg(long)]
     pub trace: Option<PathBuf>,
     /// Tell each activity as it starts and completes
@@ -134,6 +172,15 @@ pub struct Check {
     pub verbose: bool,
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+    /// Put the answer into this file, in one step, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// With --format nagios: WARNING above this latency, such as 500ms
+    #[arg(long, value_name = "LATENCY")]
+    pub warning: Option<String>,
+    /// With --format nagios: CRITICAL above this latency, such as 2s
+    #[arg(long, value_name = "LATENCY")]
+    pub critical: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -321,6 +368,12 @@ pub struct Pool {
     /// Take requests without credentials
     #[arg(long)]
     pub no_auth: bool,
+    /// simple, lync, or both: each request in the dialect that it speaks
+    #[arg(long, default_value = "simple")]
+    pub dialect: adsum_pool::config::Dialect,
+    /// A CA by which TLS clients may prove who they are
+    #[arg(long, requires = "tls_listen")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Challenge with SHA-256 before MD5
     #[arg(long)]
     pub sha256: bool,
@@ -361,6 +414,56 @@ pub struct Pool {
     /// NOTIFYs over UDP leave from this address
     #[arg(long)]
     pub notify_from: Option<IpAddr>,
+    // Last, as its heading would go on otherwise.
+    #[command(flatten)]
+    pub lync: PoolLync,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The lync dialect")]
+pub struct PoolLync {
+    /// NTLM domain of the accounts; by default the first label of --domain in capitals
+    #[arg(long)]
+    pub nt_domain: Option<String>,
+    /// What a 401 offers, in this order: ntlm, kerberos, tls-dsk; only ntlm can be verified
+    #[arg(long, value_delimiter = ',', default_value = "ntlm")]
+    pub schemes: Vec<adsum_pool::config::LyncScheme>,
+    /// Version of [MS-SIPAE] that is offered
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
+    pub sipae_version: u8,
+    /// Name (SAN or CN) of client certificates that are not challenged; may be given several times
+    #[arg(long, requires = "tls_client_ca")]
+    pub trusted_cn: Vec<String>,
+    /// Containers 100 and 200 have no members at first, as on a fresh account
+    #[arg(long)]
+    pub bare_containers: bool,
+    /// Answer subscriptions to one publisher with a list, too
+    #[arg(long)]
+    pub single_as_multipart: bool,
+    /// Answer subscriptions to nobody but an unknown user with 404
+    #[arg(long)]
+    pub unknown_as_404: bool,
+    /// Share of signatures that are wrong
+    #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
+    pub wrong_rspauth: f64,
+    /// Every so many publications of something that exists: 409; 0 never
+    #[arg(long, default_value_t = 0)]
+    pub conflict_every: u32,
+    /// NOTIFY where BENOTIFY was negotiated
+    #[arg(long)]
+    pub notify_instead: bool,
+    /// First notifications never travel in the 200
+    #[arg(long)]
+    pub no_piggyback: bool,
+    /// Send every REGISTER to this host and port
+    #[arg(long, value_name = "HOST:PORT", value_parser = adsum_pool::config::host_port)]
+    pub redirect_to: Option<String>,
+    /// Sign endpoints off so long after their REGISTER
+    #[arg(long, value_parser = adsum_pool::config::duration)]
+    pub deregister_after: Option<std::time::Duration>,
+    /// Share of publishers that a batch is told to subscribe to directly
+    #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
+    pub resubscribe: f64,
 }
 
 #[derive(Debug, Subcommand)]
@@ -398,4 +501,36 @@ pub enum Certs {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+impl Transport {
+    pub fn of(self) -> adsum_coordinator::scenario::Transport {
+        use adsum_coordinator::scenario::Transport as Carrier;
+        match self {
+            Transport::Udp => Carrier::Udp,
+            Transport::Tcp => Carrier::Tcp,
+            Transport::Tls => Carrier::Tls,
+        }
+    }
+}
+
+impl Dialect {
+    pub fn of(self) -> adsum_coordinator::scenario::Dialect {
+        match self {
+            Dialect::Simple => adsum_coordinator::scenario::Dialect::Simple,
+            Dialect::Lync => adsum_coordinator::scenario::Dialect::Lync,
+        }
+    }
+}
+
+impl Auth {
+    pub fn of(auth: adsum_coordinator::scenario::checks::CheckAuth) -> Self {
+        use adsum_coordinator::scenario::checks::CheckAuth;
+        match auth {
+            CheckAuth::None => Auth::None,
+            CheckAuth::Digest => Auth::Digest,
+            CheckAuth::Ntlm => Auth::Ntlm,
+            CheckAuth::Trusted => Auth::Trusted,
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod cli;
+mod explain;
 mod fleet;
 mod pool;
 mod run;
@@ -34,9 +35,30 @@ fn end_quietly_on_a_closed_pipe() {
     }));
 }
 
+/// A command line that clap refuses, or `--help`. A monitoring plugin says it in its own way:
+/// exit code 2 would mean that the pool is down.
+fn not_understood(error: &clap::Error) -> u8 {
+    let words: Vec<String> = std::env::args().collect();
+    let is_nagios = |at: usize| words.get(at).is_some_and(|word| word == "nagios");
+    let nagios = words
+        .iter()
+        .enumerate()
+        .any(|(at, word)| word == "--format=nagios" || word == "--format" && is_nagios(at + 1));
+    if error.use_stderr() && nagios {
+        let text = error.to_string();
+        return check::unknown(text.trim_start_matches("error: "));
+    }
+    // What cannot be printed has no better place.
+    drop(error.print());
+    if error.use_stderr() { exit::USAGE } else { 0 }
+}
+
 fn main() -> ExitCode {
     end_quietly_on_a_closed_pipe();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(not_understood(&error)),
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ADSUM_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -49,7 +71,7 @@ fn main() -> ExitCode {
         Command::Pool(args) => pool::pool(&args),
         Command::Scenario { command } => small::scenario(&command),
         Command::Certs { command } => small::certs(&command),
-        Command::Explain { word } => small::explain(word.as_deref()),
+        Command::Explain { word } => explain::explain(word.as_deref()),
         Command::Selftest(args) => selftest::selftest(&args),
         Command::Completions { shell } => small::completions(shell),
         Command::Man => small::man(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adsum_pool::config::LyncConfig;
 use adsum_pool::{Pool, PoolConfig};
 
 use crate::cli;
@@ -29,6 +30,9 @@ pub fn pool(args: &cli::Pool) -> u8 {
         lose_notify: args.lose_notify,
         strip_note: args.strip_note,
         notify_from: args.notify_from,
+        dialect: args.dialect,
+        tls_client_ca: args.tls_client_ca.clone(),
+        lync: lync(&args.lync),
         ..PoolConfig::default()
     };
     let pool = match Pool::start(config) {
@@ -44,6 +48,25 @@ pub fn pool(args: &cli::Pool) -> u8 {
     let stats = pool.stop();
     eprintln!("{stats}");
     0
+}
+
+fn lync(args: &cli::PoolLync) -> LyncConfig {
+    LyncConfig {
+        nt_domain: args.nt_domain.clone(),
+        schemes: args.schemes.clone(),
+        sipae_version: args.sipae_version,
+        trusted_cn: args.trusted_cn.clone(),
+        bare_containers: args.bare_containers,
+        single_as_multipart: args.single_as_multipart,
+        unknown_as_404: args.unknown_as_404,
+        wrong_rspauth: args.wrong_rspauth,
+        conflict_every: args.conflict_every,
+        notify_instead: args.notify_instead,
+        no_piggyback: args.no_piggyback,
+        redirect_to: args.redirect_to.clone(),
+        deregister_after: args.deregister_after,
+        resubscribe: args.resubscribe,
+    }
 }
 
 /// Returns at Ctrl-C or SIGTERM.

@@ -1,11 +1,11 @@
-//! The smaller commands: report, scenario, certs, explain, completions, man.
+//! The smaller commands: report, scenario, certs, completions, man.
 
 use std::path::Path;
 
 use adsum_coordinator::certs::{self, Role};
 use adsum_coordinator::journal;
 use adsum_coordinator::scenario::{presets, schema};
-use adsum_report::{explain as words, files, verify};
+use adsum_report::{files, verify};
 use clap::CommandFactory as _;
 
 use crate::cli::{Certs, Cli, Report, Scenario};
@@ -150,22 +150,6 @@ pub fn certs(command: &Certs) -> u8 {
         }
         Err(error) => fail(exit::CONFIGURATION, error),
     }
-}
-
-pub fn explain(word: Option<&str>) -> u8 {
-    let Some(word) = word else {
-        words::ENTRIES.iter().for_each(|e| println!("{:<22} {:<10} {}", e.word, e.kind, e.text));
-        return 0;
-    };
-    let found = words::explain(word);
-    if found.is_empty() {
-        return fail(
-            exit::USAGE,
-            format!("`{word}` is no metric, counter, reason or exit code; adsum explain lists them"),
-        );
-    }
-    found.iter().for_each(|e| println!("{} ({}): {}", e.word, e.kind, e.text));
-    0
 }
 
 pub fn completions(shell: clap_complete::Shell) -> u8 {

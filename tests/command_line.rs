@@ -103,7 +103,9 @@ fn check_answers_like_the_cmdlet_over_every_transport() {
         (json["schema_version"].as_i64(), json["checks"][0]["result"].as_str()),
         (Some(1), Some("Success"))
     );
-    for activity in ["register", "self_subscribe", "subscribe", "publish", "unregister"] {
+    for activity in
+        ["Register", "SelfSubscribeActivity", "SubscribePresence", "PublishPresence", "Unregister"]
+    {
         assert!(
             text(&verbose.stderr).contains(&format!("'{activity}' activity completed in '")),
             "{activity}"

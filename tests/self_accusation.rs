@@ -389,6 +389,47 @@ fn the_busiest_shard_is_seen_and_named() {
     assert!(ours <= theirs + 0.05 && ours >= theirs * 0.85, "{ours} s counted, {theirs} s by the kernel");
 }
 
+/// The wall clock that only the program sees jumps forward and back; what it measures with does not.
+#[test]
+fn steps_of_the_wall_clock_are_counted() {
+    let library = ["x86_64", "aarch64"]
+        .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"))
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let Some(library) = library else {
+        return eprintln!("NOT TESTED: libfaketime is not there (Debian: faketime)");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (_pool, address) = pool(&[]);
+    let clock = dir.path().join("clock");
+    std::fs::write(&clock, "+0").unwrap();
+    let words = [
+        "env".to_owned(),
+        format!("LD_PRELOAD={library}"),
+        format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+        "FAKETIME_NO_CACHE=1".to_owned(),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+        PROGRAM.to_owned(),
+    ];
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    // Stamps of the kernel are of a clock that this test cannot turn.
+    let args = ["--stamps", "user", "--shards", "1"];
+    let run = Run::start_in(dir.path(), &Scenario::held(&address), &args, &words);
+    run.wait_for_hold(1);
+    for step in ["+30", "+29.5", "+0"] {
+        std::fs::write(&clock, step).unwrap();
+        // Without stamps of the kernel the wall clock is looked at once a second.
+        std::thread::sleep(Duration::from_millis(1_200));
+    }
+    let results = run.end();
+    let (measured, _, advice) = results.accused("clock_step");
+    assert_eq!((number_after(&measured, ""), results.count("clock_step", true)), (3.0, 3), "{measured}");
+    assert!(advice.contains("chrony") || advice.contains("NTP") || advice.contains("clock"), "{advice}");
+    // Nothing was measured by that clock: no latency, no second and no lag suffered.
+    assert_eq!(results.reasons().len(), 1, "{:?}", results.reasons());
+    assert_eq!(results.count("offered", true), 50 * 8);
+}
+
 #[test]
 fn steal_time_is_the_hosts_and_counted_once() {
     let Some(mut words) = namespace("m") else { return };

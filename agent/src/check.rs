@@ -77,6 +77,10 @@ pub struct Answer {
     pub code: String,
     /// The activity that failed; empty on success.
     pub activity: String,
+    /// The user it failed for, where it is known.
+    pub account: String,
+    /// Users whose credentials were refused: nobody should try them again.
+    pub rejected: Vec<String>,
     /// What the pool calls itself.
     pub server: String,
     /// Remarks about signing off.
@@ -123,8 +127,15 @@ pub fn run(check: &Check, mut tell: impl FnMut(Step)) -> Answer {
             Ok(Event::NotReady(failure)) => seen.failure = Some(*failure),
             Ok(Event::Seconds(_, failures)) => seen.failures.extend(failures),
             Ok(Event::Status(_)) => {}
-            Ok(Event::Done { .. }) => break,
-            Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => break,
+            // Drained or aborted by us, or it had something to say before; else its thread died.
+            Ok(Event::Done { interrupted, .. }) => {
+                seen.stopped = interrupted && began.elapsed() <= limit;
+                break;
+            }
+            Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => {
+                seen.stopped = true;
+                break;
+            }
             Err(tokio::sync::mpsc::error::TryRecvError::Empty) => {
                 std::thread::sleep(Duration::from_millis(1))
             }
@@ -142,6 +153,7 @@ pub fn run(check: &Check, mut tell: impl FnMut(Step)) -> Answer {
         seen.note(user, what, &mut tell);
     }
     answer.elapsed = began.elapsed();
+    answer.rejected = seen.rejected([&check.publisher, &check.subscriber]);
     seen.conclude(&mut answer);
     answer
 }
@@ -152,6 +164,8 @@ struct Seen {
     ended: Option<adsum_sip::Time>,
     failure: Option<FailureRow>,
     failures: Vec<FailureRow>,
+    /// The engine's thread ended without saying so.
+    stopped: bool,
 }
 
 impl Seen {
@@ -176,6 +190,24 @@ impl Seen {
         }
     }
 
+    /// Whose credentials were refused. Registrars say it with a 403, too.
+    fn rejected(&self, users: [&Row; 2]) -> Vec<String> {
+        let refused = |row: &&FailureRow| {
+            row.code == "auth:rejected" || row.code == "sip:403" && row.activity == Activity::Register
+        };
+        let mut rejected = Vec::new();
+        for row in self.failure.iter().chain(&self.failures).filter(refused) {
+            // Failures of a kind are added up, and the row names the first of them.
+            if row.count > 1 {
+                return users.map(|user| String::from_utf8_lossy(&user.uri).into_owned()).to_vec();
+            }
+            rejected.push(row.who.clone());
+        }
+        rejected.sort();
+        rejected.dedup();
+        rejected
+    }
+
     fn conclude(mut self, answer: &mut Answer) {
         if let (Some(first), Some(ended)) = (self.first, self.ended) {
             answer.success = true;
@@ -191,6 +223,13 @@ impl Seen {
             return;
         }
         let failure = self.failure.take().or_else(|| self.failures.first().cloned());
+        if failure.is_none() && self.stopped {
+            answer.error = "the thread of the check ended without an answer".to_owned();
+            answer.diagnosis =
+                "this is a mistake of adsum: please report it with what it printed before".to_owned();
+            answer.code = "generator:stopped".to_owned();
+            return;
+        }
         let Some(failure) = failure else {
             answer.error = "nothing was heard within the time limit".to_owned();
             answer.diagnosis = "nothing answers at the target: check address, port and transport".to_owned();
@@ -204,6 +243,7 @@ impl Seen {
         answer.diagnosis = failure.diagnosis;
         answer.code = failure.code;
         answer.activity = failure.activity.name().to_owned();
+        answer.account = failure.who;
     }
 }
 

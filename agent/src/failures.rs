@@ -26,6 +26,8 @@ pub struct FailureRow {
     pub reason: String,
     /// What to do about it.
     pub diagnosis: String,
+    /// The user that it happened to first.
+    pub who: String,
     /// How often.
     pub count: u64,
     /// When first.
@@ -87,6 +89,7 @@ impl Failures {
             code: failure.code.to_owned(),
             reason: reason.into_owned(),
             diagnosis: diagnosis.into_owned(),
+            who: who.to_owned(),
             count: 1,
             first: failure.at,
             last: failure.at,

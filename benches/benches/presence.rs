@@ -13,7 +13,8 @@ use adsum_presence::simple::{Fields, Messages, Shape};
 use adsum_presence::wheel::Wheel;
 use adsum_sip::digest::{Digest, State};
 use adsum_sip::ids::{BranchRef, Namespace, mix};
-use adsum_sip::protection::{Attempts, Incoming, Outgoing, Protection as _, Verdict};
+use adsum_sip::protection::{Attempts, Incoming, Outgoing, Protection as _, Reading, Verdict};
+use adsum_sip::sipae::{Authority, AuthorityConfig, Check, Ntlm};
 use adsum_sip::time::{MILLISECOND, SECOND};
 use adsum_sip::{Scanner, Time};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -105,6 +106,99 @@ fn digest(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// A client and a server of NTLM that have agreed, and a signed 200 of the server.
+fn ntlm(c: &mut Criterion<CpuTime>) {
+    let accounts = accounts();
+    let config = AuthorityConfig {
+        version: 4,
+        target: "ref.pool.test".to_owned(),
+        domain: "POOL".to_owned(),
+        proxy: false,
+        extended: true,
+        key: 5,
+    };
+    let request = Outgoing {
+        method: b"SERVICE",
+        uri: b"sip:user000001@pool.test",
+        call_id: b"adsum8t5cc90001p00012m003",
+        cseq: 3,
+        from_uri: b"sip:user000001@pool.test",
+        from_tag: b"k3v0q8zt",
+        to_uri: b"sip:user000001@pool.test",
+        ..Outgoing::default()
+    };
+    let whole = |outgoing: &Outgoing<'_>, lines: &[u8]| {
+        let start = match outgoing.code {
+            0 => "SERVICE sip:user000001@pool.test SIP/2.0".to_owned(),
+            code => format!("SIP/2.0 {code} OK"),
+        };
+        let tag = if outgoing.code == 0 { "" } else { ";tag=5b1e" };
+        format!(
+            "{start}\r\nVia: SIP/2.0/TLS 127.0.0.1:40123;branch=z9hG4bK8t5cc9\r\nFrom: <sip:user000001@pool.test>;tag=k3v0q8zt\r\n\
+             To: <sip:user000001@pool.test>{tag}\r\nCall-ID: adsum8t5cc90001p00012m003\r\nCSeq: 3 SERVICE\r\n{}Content-Length: 0\r\n\r\n",
+            String::from_utf8_lossy(lines)
+        )
+        .into_bytes()
+    };
+    let hash = adsum_sip::ntlm::nt_hash("pw-user000001");
+    let log_on = |client: &mut Ntlm, server: &mut Authority| {
+        let mut attempts = Attempts::default();
+        loop {
+            let mut lines = Vec::new();
+            client.write(&mut (), &accounts, 0, &request, &mut lines);
+            let sent = whole(&request, &lines);
+            let mut scanner = Scanner::new();
+            let mut answer = Vec::new();
+            let message = scanner.scan(&sent).expect("a request");
+            let check = server.check(&message, 1, 0, |_, _| Some(hash), &mut answer);
+            let code = if let Check::Passed(_) = check { 200 } else { 401 };
+            let outgoing = Outgoing { code, to_tag: b"5b1e", ..request };
+            if let Check::Passed(association) = check {
+                server.sign(association, &outgoing, false, &mut answer);
+            }
+            let answer = whole(&outgoing, &answer);
+            let mut scanner = Scanner::new();
+            let message = scanner.scan(&answer).expect("an answer");
+            let incoming = Incoming { message: &message, request: &sent };
+            let reading = client.read(&mut (), &accounts, 0, &incoming);
+            if code == 200 {
+                assert_eq!(reading, Reading::Accepted);
+                return answer;
+            }
+            let verdict = client.challenged(&mut (), &accounts, 0, &incoming, &mut attempts);
+            assert_eq!(verdict, Verdict::Answer);
+        }
+    };
+    let (mut client, mut server) = (Ntlm::new(true, 3, "BENCH", 0), Authority::new(config));
+    let answer = log_on(&mut client, &mut server);
+    let mut group = c.benchmark_group("ntlm");
+    let mut out = Vec::with_capacity(512);
+    group.bench_function("sign a request", |b| {
+        b.iter(|| {
+            out.clear();
+            client.write(&mut (), &accounts, 0, black_box(&request), &mut out);
+            out.len()
+        });
+    });
+    let mut scanner = Scanner::new();
+    let message = scanner.scan(&answer).expect("an answer");
+    let incoming = Incoming { message: &message, request: b"" };
+    group.bench_function("verify an answer", |b| {
+        b.iter(|| {
+            let reading = client.read(&mut (), &accounts, 0, black_box(&incoming));
+            assert_eq!(reading, Reading::Accepted);
+        });
+    });
+    group.bench_function("a whole handshake, both sides", |b| {
+        b.iter(|| {
+            client.reconnected(&mut (), 0);
+            server.forget_connection(1);
+            log_on(&mut client, &mut server).len()
+        });
+    });
+    group.finish();
+}
+
 fn marker(c: &mut Criterion<CpuTime>) {
     let messages = Messages::new(Transport::Udp).expect("messages");
     let mut body = Vec::new();
@@ -161,5 +255,5 @@ fn wheel(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
-criterion_group!(name = benches; config = common::config(); targets = template, digest, marker, wheel);
+criterion_group!(name = benches; config = common::config(); targets = template, digest, ntlm, marker, wheel);
 criterion_main!(benches);

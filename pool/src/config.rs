@@ -16,11 +16,13 @@ pub struct PoolConfig {
     /// Where CA and server certificate lie, and are made if they do not;
     /// in memory only if `None`.
     pub tls_dir: Option<PathBuf>,
+    /// A CA, as a PEM file, by which clients may prove who they are over TLS.
+    pub tls_client_ca: Option<PathBuf>,
     /// Accounts `user000001` … with passwords `pw-user000001` ….
     pub users: u32,
     /// SIP domain and digest realm.
     pub domain: String,
-    /// Ask for digest credentials.
+    /// Ask for credentials: digest in the `simple` dialect, NTLM in `lync`.
     pub auth: bool,
     /// Challenge with SHA-256, too, before MD5.
     pub sha256: bool,
@@ -55,6 +57,128 @@ pub struct PoolConfig {
     pub notify_from: Option<IpAddr>,
     /// TCP and TLS connections at a time; further ones are closed at once.
     pub max_connections: usize,
+    /// Which dialects are spoken.
+    pub dialect: Dialect,
+    /// What concerns the `lync` dialect alone.
+    pub lync: LyncConfig,
+}
+
+/// What clients may speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// SIMPLE: PUBLISH, NOTIFY, digest (RFC 3856, 3903, 6665).
+    #[default]
+    Simple,
+    /// Microsoft's enhanced presence over TCP and TLS ([MS-PRES], [MS-SIPAE]).
+    Lync,
+    /// Each request is answered in the dialect that it speaks. What is
+    /// published in one is not seen in the other.
+    Both,
+}
+
+impl FromStr for Dialect {
+    type Err = KnobError;
+
+    fn from_str(text: &str) -> Result<Self, KnobError> {
+        match text {
+            "simple" => Ok(Dialect::Simple),
+            "lync" => Ok(Dialect::Lync),
+            "both" => Ok(Dialect::Both),
+            _ => Err(wrong(text, "a dialect: simple, lync or both")),
+        }
+    }
+}
+
+/// A scheme that a 401 of the `lync` dialect offers ([MS-SIPAE] §2.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LyncScheme {
+    /// The one that this pool can verify.
+    Ntlm,
+    /// Offered only: whoever chooses it is challenged again.
+    Kerberos,
+    /// Offered only.
+    TlsDsk,
+}
+
+impl LyncScheme {
+    /// As it stands in a challenge.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LyncScheme::Ntlm => "NTLM",
+            LyncScheme::Kerberos => "Kerberos",
+            LyncScheme::TlsDsk => "TLS-DSK",
+        }
+    }
+}
+
+impl FromStr for LyncScheme {
+    type Err = KnobError;
+
+    fn from_str(text: &str) -> Result<Self, KnobError> {
+        match text.to_ascii_lowercase().as_str() {
+            "ntlm" => Ok(LyncScheme::Ntlm),
+            "kerberos" => Ok(LyncScheme::Kerberos),
+            "tls-dsk" => Ok(LyncScheme::TlsDsk),
+            _ => Err(wrong(text, "a scheme: ntlm, kerberos or tls-dsk")),
+        }
+    }
+}
+
+/// The `lync` dialect: accounts, switches, and faults, which are off by default.
+#[derive(Debug, Clone)]
+pub struct LyncConfig {
+    /// NTLM domain of the accounts; the first label of the SIP domain in capitals if `None`.
+    pub nt_domain: Option<String>,
+    /// What a 401 offers, in this order.
+    pub schemes: Vec<LyncScheme>,
+    /// Version of [MS-SIPAE] that is offered, 2 to 4.
+    pub sipae_version: u8,
+    /// Names (SAN or CN) of client certificates whose connections are not challenged.
+    pub trusted_cn: Vec<String>,
+    /// Containers 100 and 200 have no members at first, as on a fresh account.
+    pub bare_containers: bool,
+    /// A subscription to one publisher is answered with multipart/related, too,
+    /// not with one document of categories.
+    pub single_as_multipart: bool,
+    /// A subscription to nobody but somebody unknown is answered 404, not in a list.
+    pub unknown_as_404: bool,
+    /// Share of signatures in answers and notifications that are wrong.
+    pub wrong_rspauth: f64,
+    /// Every so many publications of something that exists: a 409, as if
+    /// another endpoint had been faster. 0 never.
+    pub conflict_every: u32,
+    /// NOTIFY where BENOTIFY was negotiated.
+    pub notify_instead: bool,
+    /// First notifications never travel in the 200.
+    pub no_piggyback: bool,
+    /// Every REGISTER is sent to this host and port (301).
+    pub redirect_to: Option<String>,
+    /// So long after a REGISTER the endpoint is signed off by the pool.
+    pub deregister_after: Option<Duration>,
+    /// Share of publishers for whom a batch is told to subscribe anew, directly.
+    pub resubscribe: f64,
+}
+
+impl Default for LyncConfig {
+    fn default() -> Self {
+        LyncConfig {
+            nt_domain: None,
+            schemes: vec![LyncScheme::Ntlm],
+            sipae_version: 4,
+            trusted_cn: Vec::new(),
+            bare_containers: false,
+            single_as_multipart: false,
+            unknown_as_404: false,
+            wrong_rspauth: 0.0,
+            conflict_every: 0,
+            notify_instead: false,
+            no_piggyback: false,
+            redirect_to: None,
+            deregister_after: None,
+            resubscribe: 0.0,
+        }
+    }
 }
 
 impl Default for PoolConfig {
@@ -63,6 +187,7 @@ impl Default for PoolConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 5060)),
             tls_listen: None,
             tls_dir: None,
+            tls_client_ca: None,
             users: 1_000,
             domain: "pool.test".to_owned(),
             auth: true,
@@ -82,6 +207,8 @@ impl Default for PoolConfig {
             strip_note: false,
             notify_from: None,
             max_connections: 60_000,
+            dialect: Dialect::Simple,
+            lync: LyncConfig::default(),
         }
     }
 }
@@ -211,6 +338,18 @@ pub fn stall(text: &str) -> Result<(Duration, Duration), KnobError> {
     if during < every { Ok((every, during)) } else { Err(wrong(text, accepted)) }
 }
 
+/// `pool.example.com:5061`, `[::1]:5061`.
+///
+/// # Errors
+/// [`KnobError`].
+pub fn host_port(text: &str) -> Result<String, KnobError> {
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'<' | b'>' | b';' | b'"'));
+    match adsum_sip::value::host_port(text.as_bytes()) {
+        Some((host, Some(_))) if plain && !host.is_empty() => Ok(text.to_owned()),
+        _ => Err(wrong(text, "a host and a port, such as pool.example.com:5061")),
+    }
+}
+
 /// Chance from a seed.
 #[derive(Clone)]
 pub struct Chance(u64);
@@ -264,6 +403,10 @@ mod tests {
         assert!(stall("1s,1s").is_err());
         assert!("7".parse::<Delay>().unwrap_err().to_string().contains("7ms"));
         assert!(share("1.5").is_err() && share("-1%").is_err());
+        assert!(host_port("a.b:5061").is_ok() && host_port("[::1]:5061").is_ok());
+        for bad in ["a.b", "a.b:x", ":5061", "a b:1", "a.b:1>\r\nX: y", ""] {
+            assert!(host_port(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod answers;
 mod counts;
 mod document;
 mod ids;
+mod lync;
 mod notify;
 mod publish;
 mod register;
@@ -31,11 +32,12 @@ use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, Scanner, Start, value};
 
 use crate::auth::{Proof, Verifier};
-use crate::config::{Chance, PoolConfig};
+use crate::config::{Chance, Dialect, PoolConfig};
 
 use answers::{Answers, Found, Key};
 use counts::{Table, row};
 use ids::{Tags, write_number, write_user};
+use lync::Lync;
 use notify::Pending;
 use publish::Publication;
 use register::Binding;
@@ -169,6 +171,8 @@ pub struct Core {
     received: Table,
     sent: Table,
     ends: Ends,
+    /// The other dialect, if it is spoken.
+    lync: Option<Box<Lync>>,
     scanner: Option<Scanner>,
     /// Scratch: key of the request, lines of its answer, the document to be told.
     key: Key,
@@ -201,6 +205,7 @@ impl Core {
             received: Table::new(),
             sent: Table::new(),
             ends: Ends::default(),
+            lync: (config.dialect != Dialect::Simple).then(|| Box::new(Lync::new(&config, local))),
             scanner: Some(Scanner::new()),
             key: Key::default(),
             lines: Vec::with_capacity(512),
@@ -219,6 +224,25 @@ impl Core {
     /// Where TLS is listened for, if elsewhere than the rest.
     pub fn set_tls_address(&mut self, address: SocketAddr) {
         self.name_ends(2, address);
+        if let Some(lync) = &mut self.lync {
+            lync.set_tls_address(address);
+        }
+    }
+
+    /// At `now` it is so many milliseconds of UTC since 1970: what dates are
+    /// made from. Without it the clock began in 1970.
+    pub fn set_clock(&mut self, now: Time, unix_ms: u64) {
+        if let Some(lync) = &mut self.lync {
+            lync.set_clock(now, unix_ms);
+        }
+    }
+
+    /// A connection proved by a certificate of a trusted CA that it is one of
+    /// these names (SAN or CN).
+    pub fn certified(&mut self, peer: Peer, names: &[String]) {
+        if let (Some(lync), Peer::Stream(number, ..)) = (&mut self.lync, peer) {
+            lync.certified(number, names);
+        }
     }
 
     fn name_ends(&mut self, transport: usize, address: SocketAddr) {
@@ -230,11 +254,16 @@ impl Core {
     /// What was counted, and what there is.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats {
+        let own = Stats {
             subscriptions: self.subscriptions.len() as u64,
             document_bytes: self.document_bytes as u64,
-            ..self.stats.named(&self.received, &self.sent)
-        }
+            ..self.stats.clone()
+        };
+        let Some(lync) = &self.lync else { return own.named(&self.received, &self.sent) };
+        let (mut both, mut sent) = (own, self.sent.clone());
+        both.add(&lync.stats());
+        sent.add(&lync.sent);
+        both.named(&self.received, &sent)
     }
 
     /// The shell saw that it was late itself, by so many nanoseconds.
@@ -263,17 +292,43 @@ impl Core {
             Ok(message) => match message.start() {
                 Start::Request { method, uri } => {
                     self.received.count(row(method), 0);
-                    self.request(now, peer, method, uri, &message, out);
+                    if self.is_lync(method, &message) {
+                        self.with_lync(|lync| lync.request(now, peer, method, uri, &message, out));
+                    } else {
+                        self.request(now, peer, method, uri, &message, out);
+                    }
                 }
                 Start::Response { code, .. } => {
                     self.received.count(row(message.method()), code);
-                    self.response(now, code, &message);
+                    if self.lync.is_some() && Lync::sent_what_is_answered(&message) {
+                        self.with_lync(|lync| lync.response(now, peer, code, &message));
+                    } else {
+                        self.response(now, code, &message);
+                    }
                 }
             },
             Err(adsum_sip::ScanError::Empty) => {}
             Err(_) => self.stats.malformed += 1,
         }
         self.scanner = Some(scanner);
+    }
+
+    fn is_lync(&self, method: &[u8], message: &Message<'_>) -> bool {
+        match self.config.dialect {
+            Dialect::Simple => false,
+            Dialect::Lync => true,
+            Dialect::Both => Lync::speaks(method, message),
+        }
+    }
+
+    /// The other dialect writes into the same buffers.
+    fn with_lync(&mut self, work: impl FnOnce(&mut Lync)) {
+        if let Some(mut lync) = self.lync.take() {
+            std::mem::swap(&mut lync.spare, &mut self.spare);
+            work(&mut lync);
+            std::mem::swap(&mut lync.spare, &mut self.spare);
+            self.lync = Some(lync);
+        }
     }
 
     /// The wheel counts milliseconds in 32 bits: it starts with the first
@@ -565,7 +620,8 @@ impl Core {
     #[must_use]
     pub fn next_timer(&self) -> Time {
         let merged = self.merged.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
-        self.timers.next().min(merged)
+        let lync = self.lync.as_ref().map_or(Time::NEVER, |lync| lync.next_timer());
+        self.timers.next().min(merged).min(lync)
     }
 
     /// What time brings: retransmissions, ends of lifetimes, merged NOTIFYs.
@@ -583,6 +639,14 @@ impl Core {
             self.merged.pop();
             self.merge(now, slot, generation, out);
         }
+        self.with_lync(|lync| lync.expire(now, out));
+    }
+
+    /// A connection is gone: what used it has no way back. In the `lync`
+    /// dialect others are told.
+    pub fn disconnected(&mut self, now: Time, peer: Peer, out: &mut Vec<Out>) {
+        self.forget_stream(peer);
+        self.with_lync(|lync| lync.disconnected(now, peer, out));
     }
 }
 

@@ -7,11 +7,11 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`config`] | addresses, accounts, knobs |
-//! | [`core`] | the pool without sockets and clock |
+//! | [`core`] | the pool without sockets and clock, in two dialects |
 //! | [`faults`] | what happens to messages on purpose |
 //! | [`server`] | sockets and the timer around both |
 //! | [`auth`] | digest on the server's side |
-//! | [`certs`] | a CA and a certificate |
+//! | [`certs`] | a CA and a certificate, and the names in those of clients |
 
 pub mod auth;
 pub mod certs;

@@ -90,7 +90,11 @@ impl Pool {
                     Some(dir) => certs::in_directory(dir, &names)?,
                     None => certs::make(&names)?,
                 };
-                let config = certs::server_config(&made)?;
+                let client_ca = match &config.tls_client_ca {
+                    Some(file) => Some(certs::client_ca(file)?),
+                    None => None,
+                };
+                let config = certs::server_config(&made, client_ca.as_deref())?;
                 certificates = Some(made);
                 let listener = std::net::TcpListener::bind(wanted).map_err(listen(wanted))?;
                 listener.set_nonblocking(true).map_err(listen(wanted))?;

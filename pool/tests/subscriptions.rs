@@ -285,11 +285,11 @@ fn a_connection_that_is_gone_takes_its_subscriptions_along() {
     world.peer = stream(2);
     world.notifies(&within(&answers[1], 3, 1, 600, 2));
     world.notifies(&within(&answers[3], 5, 1, 0, 2));
-    world.core.disconnected(stream(1));
+    world.core.disconnected(world.now, stream(1), &mut Vec::new());
     assert_eq!(world.core.stats().subscriptions, 3);
     assert_eq!(world.notifies(&Request::publish(1, "x")).len(), 3);
-    world.core.disconnected(stream(2));
-    world.core.disconnected(stream(2));
+    world.core.disconnected(world.now, stream(2), &mut Vec::new());
+    world.core.disconnected(world.now, stream(2), &mut Vec::new());
     assert_eq!(world.core.stats().subscriptions, 0);
 }
 
@@ -383,7 +383,7 @@ proptest! {
                     prop_assert_eq!(world.ask(&within(&answer, 9, watched, 0, cseq + 1)).code(), 200);
                 }
                 Step::Disconnect { stream } => {
-                    world.core.disconnected(over(stream));
+                    world.core.disconnected(world.now, over(stream), &mut Vec::new());
                     dialogs.retain(|d| stream == 0 || d.3 != stream);
                 }
                 Step::Publish { watched } => {

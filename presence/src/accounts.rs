@@ -136,6 +136,18 @@ impl Accounts {
         }
     }
 
+    /// True if nobody here has anything to answer a challenge with: a pool that trusts where we come
+    /// from. A challenge is then a failure, and never answered with an empty password.
+    #[must_use]
+    pub fn have_no_secrets(&self) -> bool {
+        match self {
+            Accounts::Pattern { password, .. } => password.0.is_empty(),
+            Accounts::Rows { rows, .. } => {
+                !rows.is_empty() && rows.iter().all(|row| row.password.is_empty() && row.ha1.is_empty())
+            }
+        }
+    }
+
     /// The user's number among all users of the run, from 1.
     #[inline]
     #[must_use]

@@ -101,6 +101,104 @@ words! {
     }
 }
 
+words! {
+    /// A reason not to believe a run.
+    Cause {
+        /// The engine itself was late.
+        SendLag = "send_lag",
+        /// An engine's loop did not run for too long.
+        LoopGap = "loop_gap",
+        /// A shard's thread ran nearly all the time.
+        ShardBusy = "shard_busy",
+        /// The hypervisor took the cores away.
+        Steal = "steal",
+        /// A hold without arrivals.
+        NoData = "no_data",
+        /// Arrivals that the engine came to too late.
+        NotStarted = "not_started",
+        /// Arrivals waited for a free pair.
+        TooFewUsers = "too_few_users",
+        /// The kernel dropped datagrams that had come.
+        RxDropped = "rx_dropped",
+        /// Latencies beyond an hour.
+        Overflow = "overflow",
+        /// The wall clock jumped.
+        ClockStep = "clock_step",
+        /// No file descriptors were left.
+        OutOfFiles = "out_of_files",
+        /// No local ports were left.
+        OutOfPorts = "out_of_ports",
+        /// An agent did not deliver every second.
+        LostInterval = "lost_interval",
+        /// A threshold rests on too few samples.
+        NotJudged = "not_judged",
+        /// An agent went away.
+        AgentLost = "agent_lost",
+    }
+}
+
+impl Cause {
+    /// What to do about it.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Cause::SendLag => {
+                "the engine itself was late: keep cores free for it (taskset -c), give it real-time priority \
+                 (adsum agent --realtime auto), lower the rate, or use more agents"
+            }
+            Cause::LoopGap => {
+                "the engine did not run for that long: something stopped it or took its core away; keep cores \
+                 free for it (taskset -c), give it real-time priority (adsum agent --realtime auto), and look at \
+                 adsum selftest --quick"
+            }
+            Cause::ShardBusy => {
+                "messages waited for the engine: use more threads (--shards) or more agents (--agents, or further \
+                 hosts with adsum agent), or lower the rate"
+            }
+            Cause::Steal => {
+                "the hypervisor gave this host's cores to others: use a host with cores of its own \
+                 (dedicated vCPUs); vmstat 1 shows it in the column st"
+            }
+            Cause::NoData => "the hold did not take place",
+            Cause::NotStarted => {
+                "the engine could not start them in time: lower the rate, raise a ceiling (safety.max_rate, \
+                 adsum agent --max-rate), or use more agents"
+            }
+            Cause::TooFewUsers => {
+                "a run needs at least as many pairs as rate times the slowest workflow: give more users \
+                 (--users, users.count)"
+            }
+            Cause::RxDropped => {
+                "datagrams were lost in this host's receive buffer: sysctl -w net.core.rmem_max=8388608, or use \
+                 more threads (--shards) or agents (--agents)"
+            }
+            Cause::Overflow => {
+                "latencies beyond an hour do not fit the histograms: shorten workload.deadline"
+            }
+            Cause::ClockStep => {
+                "the wall clock jumped: stop whatever sets it during a run (timedatectl set-ntp false), or let \
+                 it slew (chronyd without makestep)"
+            }
+            Cause::OutOfFiles => {
+                "connections were not made for want of file descriptors: raise the hard limit (ulimit -Hn \
+                 1048576 as root, LimitNOFILE=1048576 in a unit), or use more agents"
+            }
+            Cause::OutOfPorts => {
+                "connections were not made for want of local ports: give more addresses with pool.source, or \
+                 sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
+            }
+            Cause::LostInterval => {
+                "an agent was lost or stopped: its part of the load and of the results is missing; look \
+                 at its log, and whether the host ended it (dmesg, journalctl)"
+            }
+            Cause::NotJudged => "make the hold longer or the rate higher, or ask for a lower percentile",
+            Cause::AgentLost => {
+                "what it had sent is in the results; its share of the load is missing from then on"
+            }
+        }
+    }
+}
+
 /// Seconds after which an unanswered activity is censored (RFC 3261 timer F, RFC 6665 timer N).
 pub const TRANSACTION_LIMIT_S: u64 = 32;
 

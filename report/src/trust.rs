@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::headroom;
 use crate::histogram::{Percentile, Quantile};
 use crate::manifest::Manifest;
-use crate::names::{Base, Metric, Phase};
+use crate::names::{Base, Cause, Metric, Phase};
 use crate::raw::Raw;
 use crate::threshold::{self, Stat, Unit};
 
@@ -64,6 +64,13 @@ pub struct Reason {
     pub place: String,
     /// What to do.
     pub advice: String,
+}
+
+impl Reason {
+    pub(crate) fn new(cause: Cause, measured: String, limit: String, place: String) -> Self {
+        let (reason, advice) = (cause.name().to_owned(), cause.advice().to_owned());
+        Reason { reason, measured, limit, place, advice }
+    }
 }
 
 impl TrustLimits {
@@ -144,23 +151,14 @@ impl Hold<'_> {
         self.raw.total(self.step, Phase::Hold, None, counter, None)
     }
 
-    fn push(&self, reasons: &mut Vec<Reason>, reason: &str, measured: String, limit: String, advice: &str) {
-        self.push_at(reasons, "", reason, measured, limit, advice);
+    fn push(&self, reasons: &mut Vec<Reason>, cause: Cause, measured: String, limit: String) {
+        self.push_at(reasons, "", cause, measured, limit);
     }
 
     /// `who` names what of the step it was: an agent, a shard, a second.
-    fn push_at(
-        &self,
-        reasons: &mut Vec<Reason>,
-        who: &str,
-        reason: &str,
-        measured: String,
-        limit: String,
-        advice: &str,
-    ) {
+    fn push_at(&self, reasons: &mut Vec<Reason>, who: &str, cause: Cause, measured: String, limit: String) {
         let place = if who.is_empty() { self.place.clone() } else { format!("{}, {who}", self.place) };
-        let (reason, advice) = (reason.to_owned(), advice.to_owned());
-        reasons.push(Reason { reason, measured, limit, place, advice });
+        reasons.push(Reason::new(cause, measured, limit, place));
     }
 
     /// Rows of a counter in this hold: second from the origin, agent, label, value.
@@ -218,11 +216,9 @@ impl Hold<'_> {
             self.push_at(
                 reasons,
                 &format!("second {worst_at}"),
-                "send_lag",
+                Cause::SendLag,
                 format!("p99 above the limit in {late} of {seconds} seconds, at worst {:.1} ms", worst * 1e3),
                 format!("{:.1} ms, in at most {:.1} % of the seconds", limit * 1e3, share * 100.0),
-                "the engine itself was late: keep cores free for it (taskset -c), give it real-time priority \
-                 (adsum agent --realtime auto), lower the rate, or use more agents",
             );
         }
     }
@@ -240,12 +236,9 @@ impl Hold<'_> {
         self.push_at(
             reasons,
             &format!("second {t_s}, {}", whose(agent, shard)),
-            "loop_gap",
+            Cause::LoopGap,
             format!("{gaps} gaps, together {longest:.3} s in the worst second"),
             format!("none of {:.0} ms or more", limit * 1e3),
-            "the engine did not run for that long: something stopped it or took its core away; keep cores \
-             free for it (taskset -c), give it real-time priority (adsum agent --realtime auto), and look at \
-             adsum selftest --quick",
         );
     }
 
@@ -258,7 +251,7 @@ impl Hold<'_> {
         self.push_at(
             reasons,
             &format!("second {}, {}", busiest.t_s, whose(&busiest.agent, &busiest.shard)),
-            "shard_busy",
+            Cause::ShardBusy,
             format!(
                 "{} of {} seconds of shards above the limit, at worst {:.0} % of a core",
                 busiest.above,
@@ -266,8 +259,6 @@ impl Hold<'_> {
                 busiest.ratio * 100.0
             ),
             format!("{:.0} % of a core in any second", limit * 100.0),
-            "messages waited for the engine: use more threads (--shards) or more agents (--agents, or further \
-             hosts with adsum agent), or lower the rate",
         );
     }
 
@@ -290,7 +281,7 @@ impl Hold<'_> {
                 self.push_at(
                     reasons,
                     &format!("second {}, agent {}", worst.1, agent.name),
-                    "steal",
+                    Cause::Steal,
                     format!(
                         "above the limit in {above} of {seconds} seconds, at worst {:.1} % of {} cores",
                         worst.0 * 100.0,
@@ -301,8 +292,6 @@ impl Hold<'_> {
                         percent(limit),
                         percent(share)
                     ),
-                    "the hypervisor gave this host's cores to others: use a host with cores of its own \
-                     (dedicated vCPUs); vmstat 1 shows it in the column st",
                 );
             }
         }
@@ -311,13 +300,7 @@ impl Hold<'_> {
     fn arrivals(&self, reasons: &mut Vec<Reason>) {
         let (offered, pair) = (self.total("offered"), self.total("waited_pair"));
         if offered == 0 {
-            return self.push(
-                reasons,
-                "no_data",
-                "no arrival was offered".into(),
-                "some".into(),
-                "the hold did not take place",
-            );
+            return self.push(reasons, Cause::NoData, "no arrival was offered".into(), "some".into());
         }
         let limit = self.manifest.trust.sent_ratio.unwrap_or(0.99);
         // What waited for the pool, or for a user, was not the engine's to start.
@@ -327,61 +310,37 @@ impl Hold<'_> {
             self.push_at(
                 reasons,
                 &self.by_agent("not_started_late"),
-                "not_started",
+                Cause::NotStarted,
                 format!(
                     "{ours} of {offered} arrivals were never sent and the engine is the cause: {:.2} % sent",
                     sent * 100.0
                 ),
                 format!("{:.0} %", limit * 100.0),
-                "the engine could not start them in time: lower the rate, raise a ceiling (safety.max_rate, \
-                 adsum agent --max-rate), or use more agents",
             );
         }
         let limit = self.manifest.trust.waited_pair_ratio.unwrap_or(0.01);
         if pair as f64 > offered as f64 * limit {
             self.push(
                 reasons,
-                "too_few_users",
+                Cause::TooFewUsers,
                 format!(
                     "{:.2} % of the arrivals waited for a free pair",
                     pair as f64 / offered as f64 * 100.0
                 ),
                 format!("{:.0} %", limit * 100.0),
-                "a run needs at least as many pairs as rate times the slowest workflow: give more users \
-                 (--users, users.count)",
             );
         }
     }
 
     fn losses(&self, reasons: &mut Vec<Reason>) {
-        let advice = [
-            (
-                "rx_dropped",
-                "datagrams were lost in this host's receive buffer: sysctl -w net.core.rmem_max=8388608, or use \
-                 more threads (--shards) or agents (--agents)",
-            ),
-            ("overflow", "latencies beyond an hour do not fit the histograms: shorten workload.deadline"),
-            (
-                "clock_step",
-                "the wall clock jumped: stop whatever sets it during a run (timedatectl set-ntp false), or let \
-                 it slew (chronyd without makestep)",
-            ),
-            (
-                "out_of_files",
-                "connections were not made for want of file descriptors: raise the hard limit (ulimit -Hn \
-                 1048576 as root, LimitNOFILE=1048576 in a unit), or use more agents",
-            ),
-            (
-                "out_of_ports",
-                "connections were not made for want of local ports: give more addresses with pool.source, or \
-                 sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"",
-            ),
-        ];
-        for (counter, advice) in advice {
-            let n = self.total(counter);
+        let causes =
+            [Cause::RxDropped, Cause::Overflow, Cause::ClockStep, Cause::OutOfFiles, Cause::OutOfPorts];
+        for cause in causes {
+            // Each is named like its counter.
+            let n = self.total(cause.name());
             if n > 0 {
-                let who = self.by_agent(counter);
-                self.push_at(reasons, &who, counter, n.to_string(), "0".to_owned(), advice);
+                let who = self.by_agent(cause.name());
+                self.push_at(reasons, &who, cause, n.to_string(), "0".to_owned());
             }
         }
     }
@@ -403,11 +362,9 @@ impl Hold<'_> {
             if got + 1 < wanted {
                 self.push(
                     reasons,
-                    "lost_interval",
+                    Cause::LostInterval,
                     format!("agent {} delivered {got} of {wanted} seconds", agent.name),
                     "all".to_owned(),
-                    "an agent was lost or stopped: its part of the load and of the results is missing; look \
-                     at its log, and whether the host ended it (dmesg, journalctl)",
                 );
             }
         }

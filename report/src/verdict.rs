@@ -1,13 +1,13 @@
 //! What a run came to, in one word and one number.
 
 use crate::manifest::{Manifest, PhaseInfo, StepInfo};
-use crate::names::{Base, Phase};
+use crate::names::{Base, Cause, Phase};
 use crate::raw::Raw;
 use crate::threshold::{self, Judged, Numbers, Threshold, ThresholdRule};
 use crate::trust::{self, Reason};
 
 /// Exit codes of a run, strongest first.
-const PRECEDENCE: [u8; 12] = [2, 3, 4, 130, 143, 1, 14, 13, 12, 11, 10, 0];
+pub const PRECEDENCE: [u8; 12] = [2, 3, 4, 130, 143, 1, 14, 13, 12, 11, 10, 0];
 
 /// One threshold at one hold.
 #[derive(Debug, Clone)]
@@ -53,24 +53,21 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Verdict {
     let judgements = judgements(raw, manifest);
     let mut reasons = trust::judge(raw, manifest);
     for j in judgements.iter().filter(|j| j.judged == Judged::NotJudged) {
-        reasons.push(Reason {
-            reason: "not_judged".to_owned(),
-            measured: format!("{} samples for `{}`", j.samples, j.rule.expr),
-            limit: "ten above the rank".to_owned(),
-            place: format!("step {} ({})", j.step, j.step_name),
-            advice: "make the hold longer or the rate higher, or ask for a lower percentile".to_owned(),
-        });
+        reasons.push(Reason::new(
+            Cause::NotJudged,
+            format!("{} samples for `{}`", j.samples, j.rule.expr),
+            "ten above the rank".to_owned(),
+            format!("step {} ({})", j.step, j.step_name),
+        ));
     }
     let events = &manifest.events;
     for agent in manifest.agents.iter().filter(|a| !a.lost.is_empty()) {
-        reasons.push(Reason {
-            reason: "agent_lost".to_owned(),
-            measured: agent.lost.clone(),
-            limit: "none".to_owned(),
-            place: format!("agent {} at {}", agent.name, agent.site),
-            advice: "what it had sent is in the results; its share of the load is missing from then on"
-                .to_owned(),
-        });
+        reasons.push(Reason::new(
+            Cause::AgentLost,
+            agent.lost.clone(),
+            "none".to_owned(),
+            format!("agent {} at {}", agent.name, agent.site),
+        ));
     }
     let failed = judgements.iter().any(|j| matches!(j.judged, Judged::Broken(_)));
     let mut codes = Vec::new();

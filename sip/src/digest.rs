@@ -25,6 +25,7 @@ use crate::scan::unfold;
 pub use hash::{Algorithm, Hash, Hex, Text, Use, ha1, hash, response};
 pub use read::{Authorization, MAX_VALUE};
 use read::{Challenge, Qop};
+pub(crate) use read::{Item, Items};
 pub use server::Secret;
 
 /// Distinct realms, opaques and algorithms that one shard remembers: a handle

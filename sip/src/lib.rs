@@ -16,6 +16,9 @@
 //! | [`server`] | server transactions, RFC 3261 §17.2, and the keys that find them |
 //! | [`oracle`] | rsip's second opinion on what the scanner read, for samples and tests |
 //! | [`template`] | messages as pieces and slots |
+//! | [`gruu`] | endpoints of [MS-SIPRE]: epid, instance, GRUU |
+//! | [`sipae`] | signatures over whole messages, [MS-SIPAE], both sides |
+//! | [`ntlm`] | NTLM without connections, [MS-NLMP], both sides |
 //! | [`protection`] | the seam through which messages are signed and checked |
 //! | [`digest`] | digest authentication, RFC 7616 and 8760, both sides |
 //! | [`ids`] | Call-IDs, tags and branches that carry the slot they belong to |
@@ -26,13 +29,16 @@ pub mod client;
 pub mod dialog;
 pub mod digest;
 pub mod frame;
+pub mod gruu;
 pub mod header;
 pub mod ids;
 pub mod locate;
+pub mod ntlm;
 pub mod oracle;
 pub mod protection;
 pub mod scan;
 pub mod server;
+pub mod sipae;
 pub mod template;
 pub mod time;
 pub mod value;

@@ -10,6 +10,7 @@
 
 use crate::digest::{self, Digest};
 use crate::scan::Message;
+use crate::sipae::Ntlm;
 
 /// Who the users are, as far as it concerns their credentials.
 pub trait Credentials {
@@ -125,6 +126,16 @@ pub trait Protection {
         attempts: &mut Attempts,
     ) -> Verdict;
 
+    /// The user has a new connection: what belonged to the old one is void. Credentials that were
+    /// refused stay so.
+    fn reconnected(&mut self, _state: &mut Self::State, _user: u32) {}
+
+    /// Why the latest challenge was [`Verdict::Unsupported`], in words, if the scheme knows more than
+    /// the challenge says.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// True if a refused message is to be treated as if it never came, as
     /// signatures want it. Digest's `rspauth` is optional and proxies change
     /// what it covers, so there a refusal is only counted.
@@ -168,6 +179,25 @@ pub enum Scheme {
     None(Unprotected),
     /// See [`Digest`].
     Digest(Digest),
+    /// See [`Ntlm`].
+    Ntlm(Box<Ntlm>),
+}
+
+/// The same call to whichever scheme it is. Only digest keeps its state with the user.
+macro_rules! delegate {
+    ($scheme:expr, $state:ident, $one:ident => $call:expr) => {
+        match $scheme {
+            Scheme::None($one) => {
+                let $state = &mut ();
+                $call
+            }
+            Scheme::Digest($one) => $call,
+            Scheme::Ntlm($one) => {
+                let $state = &mut ();
+                $call
+            }
+        }
+    };
 }
 
 impl Protection for Scheme {
@@ -181,10 +211,7 @@ impl Protection for Scheme {
         outgoing: &Outgoing<'_>,
         out: &mut Vec<u8>,
     ) {
-        match self {
-            Scheme::None(none) => none.write(&mut (), accounts, user, outgoing, out),
-            Scheme::Digest(digest) => digest.write(state, accounts, user, outgoing, out),
-        }
+        delegate!(self, state, one => one.write(state, accounts, user, outgoing, out));
     }
 
     fn read(
@@ -194,10 +221,7 @@ impl Protection for Scheme {
         user: u32,
         incoming: &Incoming<'_>,
     ) -> Reading {
-        match self {
-            Scheme::None(none) => none.read(&mut (), accounts, user, incoming),
-            Scheme::Digest(digest) => digest.read(state, accounts, user, incoming),
-        }
+        delegate!(self, state, one => one.read(state, accounts, user, incoming))
     }
 
     fn challenged(
@@ -208,16 +232,26 @@ impl Protection for Scheme {
         incoming: &Incoming<'_>,
         attempts: &mut Attempts,
     ) -> Verdict {
+        delegate!(self, state, one => one.challenged(state, accounts, user, incoming, attempts))
+    }
+
+    fn reconnected(&mut self, state: &mut Self::State, user: u32) {
+        delegate!(self, state, one => one.reconnected(state, user));
+    }
+
+    fn trouble(&self) -> Option<String> {
         match self {
-            Scheme::None(none) => none.challenged(&mut (), accounts, user, incoming, attempts),
-            Scheme::Digest(digest) => digest.challenged(state, accounts, user, incoming, attempts),
+            Scheme::None(one) => one.trouble(),
+            Scheme::Digest(one) => one.trouble(),
+            Scheme::Ntlm(one) => one.trouble(),
         }
     }
 
     fn drops_refused(&self) -> bool {
         match self {
-            Scheme::None(none) => none.drops_refused(),
-            Scheme::Digest(digest) => digest.drops_refused(),
+            Scheme::None(one) => one.drops_refused(),
+            Scheme::Digest(one) => one.drops_refused(),
+            Scheme::Ntlm(one) => one.drops_refused(),
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::process::{Command, ExitCode};
 
-/// What the interoperability tests need, by the command or file that shows it is there.
-const PACKAGES: [(&str, &[&str]); 6] = [
+/// A Debian package, by the commands or files of which any shows that it is there.
+type Package = (&'static str, &'static [&'static str]);
+
+/// The server of the interoperability tests and of `bench sipp`.
+const SERVER: [Package; 6] = [
     ("kamailio", &["/usr/sbin/kamailio"]),
     (
         "kamailio-presence-modules",
@@ -30,8 +33,26 @@ const PACKAGES: [(&str, &[&str]); 6] = [
     ("openssl", &["/usr/bin/openssl"]),
 ];
 
+/// What tests need besides: a client of the lync dialect that others wrote, another implementation of
+/// NTLM, and a clock that can be turned.
+const WITNESSES: [Package; 6] = [
+    ("pidgin-sipe", &["/usr/lib/purple-2/libsipe.so"]),
+    ("libpurple-dev", &["/usr/include/libpurple/purple.h"]),
+    ("libxml2-dev", &["/usr/include/libxml2/libxml/parser.h"]),
+    ("pkg-config", &["/usr/bin/pkg-config"]),
+    (
+        "python3-venv",
+        &[
+            "/usr/local/bin/python3",
+            "/usr/lib/python3.11/ensurepip/__init__.py",
+            "/usr/lib/python3.13/ensurepip/__init__.py",
+        ],
+    ),
+    ("faketime", &["/usr/bin/faketime"]),
+];
+
 /// What `bench sipp` needs besides, unless another SIPp is named.
-const SIPP: (&str, &[&str]) = ("sip-tester", &["/usr/bin/sipp"]);
+const SIPP: Package = ("sip-tester", &["/usr/bin/sipp"]);
 
 const HELP: &str = "cargo xtask test [--install]    everything: format, lints, all tests, interoperability\n\
                     cargo xtask bench sipp …         side by side with SIPp, against Kamailio\n\
@@ -65,7 +86,7 @@ fn main() -> ExitCode {
 }
 
 fn test(install: bool) -> Result<(), String> {
-    let missing = missing();
+    let missing: Vec<&str> = missing(&SERVER).chain(missing(&WITNESSES)).collect();
     let mut interop = missing.is_empty();
     if !interop {
         eprintln!("xtask: these Debian packages are missing: {}", missing.join(" "));
@@ -100,7 +121,7 @@ fn bench(kind: &str, options: &[&str]) -> Result<(), String> {
     let asks = options.iter().any(|option| matches!(*option, "--help" | "-h"));
     let own_sipp = options.iter().any(|option| option.starts_with("--sipp"));
     if kind == "sipp" && !asks {
-        let mut missing = missing();
+        let mut missing: Vec<&str> = missing(&SERVER).collect();
         if !own_sipp && !there(SIPP.1) {
             missing.push(SIPP.0);
         }
@@ -117,8 +138,8 @@ fn bench(kind: &str, options: &[&str]) -> Result<(), String> {
     cargo(&args, false)
 }
 
-fn missing() -> Vec<&'static str> {
-    PACKAGES.iter().filter(|(_, files)| !there(files)).map(|(name, _)| *name).collect()
+fn missing(packages: &'static [Package]) -> impl Iterator<Item = &'static str> {
+    packages.iter().filter(|(_, files)| !there(files)).map(|(name, _)| *name)
 }
 
 fn there(files: &[&str]) -> bool {

@@ -36,7 +36,7 @@ pub struct TlsOptions {
 pub const HAS_LEGACY: bool = cfg!(feature = "legacy-tls");
 
 /// What to do where [`HAS_LEGACY`] is false.
-pub const NO_LEGACY: &str = "`legacy = true` (--legacy-tls) needs OpenSSL, and this adsum was built without it: build \
+pub const NO_LEGACY: &str = "`legacy = true` (--legacy-tls, `legacy_tls` of a check) needs OpenSSL, and this adsum was built without it: build \
      it with `cargo build --release --features legacy-tls`, for which a C compiler, make and perl are enough";
 
 /// TLS settings that cannot be used.

@@ -513,6 +513,7 @@ fn unknown(now: Time) -> FailureRow {
         code: "generator:not_ready".to_owned(),
         reason: "readiness was not reached and nothing failed".to_owned(),
         diagnosis: "this is a mistake of adsum: please report it with the scenario".to_owned(),
+        who: String::new(),
         count: 1,
         first: now,
         last: now,

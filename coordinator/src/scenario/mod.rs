@@ -5,6 +5,7 @@
 //! itself is broken are the syntax errors shown alone, since keys may have
 //! landed in the wrong table. `scenarios/README.md` explains every key.
 
+pub mod checks;
 pub mod fan_out;
 pub mod hash;
 mod inputs;

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Methods that are counted by name; all others share the last row, so that
 /// invented ones cannot make the table grow.
-const METHODS: [&str; 13] = [
+const METHODS: [&str; 15] = [
     "REGISTER",
     "SUBSCRIBE",
     "PUBLISH",
@@ -18,10 +18,14 @@ const METHODS: [&str; 13] = [
     "INVITE",
     "MESSAGE",
     "REFER",
+    "SERVICE",
+    "BENOTIFY",
     "(other)",
 ];
 /// Row of NOTIFY.
 pub(super) const NOTIFY: usize = 3;
+/// Row of BENOTIFY.
+pub(super) const BENOTIFY: usize = 13;
 /// Codes 0 (a request) to 699.
 const CODES: usize = 700;
 
@@ -31,7 +35,7 @@ pub(super) fn row(method: &[u8]) -> usize {
 }
 
 /// A counter for each method and code.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Table(Vec<u64>);
 
 impl Table {
@@ -44,6 +48,11 @@ impl Table {
     pub(super) fn count(&mut self, row: usize, code: u16) {
         let code = usize::from(code).min(CODES - 1); // the scanner reads 100 to 699
         self.0[row * CODES + code] += 1;
+    }
+
+    /// Adds what another one counted.
+    pub(super) fn add(&mut self, other: &Table) {
+        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a += b);
     }
 
     fn named(&self) -> BTreeMap<String, u64> {
@@ -103,6 +112,34 @@ pub struct Stats {
     pub connections_stuck: u64,
     /// Times that everything was frozen on purpose.
     pub stalls: u64,
+    /// `lync`: publishers that are watched in all subscriptions.
+    pub watches: u64,
+    /// `lync`: security associations that were made.
+    pub associations: u64,
+    /// `lync`: security associations and unfinished handshakes now.
+    pub associations_now: u64,
+    /// `lync`: requests that were challenged because they carried no proof.
+    pub challenged: u64,
+    /// `lync`: wrong passwords, unknown accounts, broken tokens.
+    pub wrong_credentials: u64,
+    /// `lync`: requests and answers whose signature was wrong or a repetition.
+    pub bad_signatures: u64,
+    /// `lync`: connections that were not challenged because of their certificate.
+    pub trusted_connections: u64,
+    /// `lync`: endpoints whose connection went away before they signed off.
+    pub lost_endpoints: u64,
+    /// `lync`: publications that were answered 409, those on purpose included.
+    pub conflicts: u64,
+    /// `lync`: the same, on purpose only.
+    pub conflicts_on_purpose: u64,
+    /// `lync`: messages that were signed wrongly on purpose.
+    pub wrong_signatures: u64,
+    /// `lync`: REGISTERs that were sent elsewhere on purpose.
+    pub redirected: u64,
+    /// `lync`: endpoints that were signed off on purpose.
+    pub deregistered: u64,
+    /// `lync`: publishers whose watchers were told to subscribe anew on purpose.
+    pub resubscribes: u64,
     /// Own timing errors above 250 µs.
     pub timing_errors: u64,
     /// The largest own timing error, in microseconds.
@@ -112,6 +149,32 @@ pub struct Stats {
 impl Stats {
     pub(super) fn named(&self, received: &Table, sent: &Table) -> Stats {
         Stats { received: received.named(), sent: sent.named(), ..self.clone() }
+    }
+
+    /// Adds what the `lync` side counted.
+    pub(super) fn add(&mut self, lync: &Stats) {
+        self.malformed += lync.malformed;
+        self.refused += lync.refused;
+        self.lost_subscriptions += lync.lost_subscriptions;
+        self.registrations += lync.registrations;
+        self.subscriptions += lync.subscriptions;
+        self.publications += lync.publications;
+        self.document_bytes += lync.document_bytes;
+        self.lost_notifies += lync.lost_notifies;
+        self.watches += lync.watches;
+        self.associations += lync.associations;
+        self.associations_now += lync.associations_now;
+        self.challenged += lync.challenged;
+        self.wrong_credentials += lync.wrong_credentials;
+        self.bad_signatures += lync.bad_signatures;
+        self.trusted_connections += lync.trusted_connections;
+        self.lost_endpoints += lync.lost_endpoints;
+        self.conflicts += lync.conflicts;
+        self.conflicts_on_purpose += lync.conflicts_on_purpose;
+        self.wrong_signatures += lync.wrong_signatures;
+        self.redirected += lync.redirected;
+        self.deregistered += lync.deregistered;
+        self.resubscribes += lync.resubscribes;
     }
 }
 
@@ -139,8 +202,22 @@ impl fmt::Display for Stats {
             ("connections refused", self.connections_refused),
             ("connections stuck", self.connections_stuck),
             ("stalls", self.stalls),
+            ("associations", self.associations),
+            ("challenged", self.challenged),
+            ("wrong credentials", self.wrong_credentials),
+            ("bad signatures", self.bad_signatures),
+            ("trusted connections", self.trusted_connections),
+            ("endpoints lost", self.lost_endpoints),
+            ("conflicts", self.conflicts),
+            ("conflicts on purpose", self.conflicts_on_purpose),
+            ("signed wrongly on purpose", self.wrong_signatures),
+            ("redirected on purpose", self.redirected),
+            ("signed off on purpose", self.deregistered),
+            ("sent to subscribe anew on purpose", self.resubscribes),
             ("registrations left", self.registrations),
             ("subscriptions left", self.subscriptions),
+            ("associations left", self.associations_now),
+            ("watches left", self.watches),
             ("publications left", self.publications),
         ];
         for (name, n) in counters.iter().filter(|(_, n)| *n > 0) {

@@ -118,21 +118,25 @@ fn write_ip(ip: std::net::IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-fn phrase(code: u16) -> &'static str {
+pub(super) fn phrase(code: u16) -> &'static str {
     match code {
         200 => "OK",
+        301 => "Moved Permanently",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         406 => "Not Acceptable",
+        409 => "Conflict",
         412 => "Conditional Request Failed",
         413 => "Request Entity Too Large",
         415 => "Unsupported Media Type",
         416 => "Unsupported URI Scheme",
         420 => "Bad Extension",
+        421 => "Extension Required",
         423 => "Interval Too Brief",
+        480 => "Temporarily Unavailable",
         481 => "Subscription Does Not Exist",
         483 => "Too Many Hops",
         489 => "Bad Event",

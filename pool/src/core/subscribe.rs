@@ -296,8 +296,7 @@ impl Core {
         }
     }
 
-    /// A connection is gone: what used it has no way back.
-    pub fn disconnected(&mut self, peer: Peer) {
+    pub(super) fn forget_stream(&mut self, peer: Peer) {
         let Peer::Stream(number, ..) = peer else { return };
         // Bounded by what there is, whatever the lists say.
         for _ in 0..self.subscriptions.len() {

@@ -111,6 +111,16 @@ impl Shared {
         self.outs = outs;
     }
 
+    /// A connection is gone; others may have to be told.
+    pub(super) fn disconnected(&mut self, peer: Peer) {
+        let now = now();
+        let mut outs = std::mem::take(&mut self.outs);
+        self.core.disconnected(now, peer, &mut outs);
+        self.dispatch(now, &mut outs);
+        self.outs = outs;
+        self.arm();
+    }
+
     /// Sends what is due now, and keeps the rest.
     fn dispatch(&mut self, now: Time, outs: &mut Vec<Out>) {
         for out in outs.drain(..) {
@@ -279,6 +289,8 @@ pub(super) async fn run(
         outs: Vec::new(),
         scratch: vec![0; 64 * 1024],
     }));
+    let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    shared.borrow_mut().core.set_clock(now(), unix.map_or(0, |since| since.as_millis() as u64));
     tokio::task::spawn_local(stream::accept(Rc::clone(&shared), tcp, None));
     let tls = sockets.tls.and_then(|(listener, tls)| Some((TcpListener::from_std(listener).ok()?, tls)));
     if let Some((listener, tls)) = tls {

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::shell::Shared;
+use crate::certs;
 use crate::core::Peer;
 
 /// Bytes that may wait for one connection; beyond, it is closed: its peer does not read.
@@ -152,6 +153,14 @@ impl Connection {
         self.tls.as_ref().map_or(self.waiting.get() > 0, |tls| tls.borrow().wants_write())
     }
 
+    /// The names in the certificate of a client that showed one; a CA of ours
+    /// vouches for it, or the handshake had failed.
+    fn certified_names(&self) -> Option<Vec<String>> {
+        let tls = self.tls.as_ref()?.borrow();
+        let certificate = tls.peer_certificates()?.first()?;
+        Some(certs::names(certificate))
+    }
+
     fn is_handshaking(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.borrow().is_handshaking())
     }
@@ -253,6 +262,9 @@ async fn serve(shared: Rc<RefCell<Shared>>, connection: Rc<Connection>, number: 
         io::Result::Ok(())
     };
     if matches!(tokio::time::timeout(HANDSHAKE, ready).await, Ok(Ok(()))) {
+        if let Some(names) = connection.certified_names() {
+            shared.borrow_mut().core.certified(peer, &names);
+        }
         let mut partial = Vec::new();
         // Whatever came together with the end of the handshake is there already.
         let mut look = read(&shared, &connection, peer, &mut partial);
@@ -278,7 +290,7 @@ async fn serve(shared: Rc<RefCell<Shared>>, connection: Rc<Connection>, number: 
     }
     let mut shared = shared.borrow_mut();
     shared.connections.remove(&number);
-    shared.core.disconnected(peer);
+    shared.disconnected(peer);
 }
 
 /// Reads and handles what is there; true if there may be more.
@@ -296,11 +308,11 @@ fn read(
             Ok(0) => result = Err(()),
             Ok(n) => {
                 let taken = if partial.is_empty() {
-                    messages(&mut shared, peer, &scratch[..n])
+                    messages(&mut shared, connection, peer, &scratch[..n])
                         .map(|taken| partial.extend_from_slice(&scratch[taken..n]))
                 } else {
                     partial.extend_from_slice(&scratch[..n]);
-                    messages(&mut shared, peer, partial).map(|taken| drop(partial.drain(..taken)))
+                    messages(&mut shared, connection, peer, partial).map(|taken| drop(partial.drain(..taken)))
                 };
                 if partial.is_empty() {
                     *partial = Vec::new();
@@ -321,14 +333,33 @@ fn read(
     result
 }
 
+/// Two line breaks are a question, one is the answer (RFC 5626 §4.4.1).
+const PING: usize = 4;
+const PONG: &[u8] = b"\r\n";
+
 /// Handles all complete messages; how many bytes they took.
-fn messages(shared: &mut Shared, peer: Peer, bytes: &[u8]) -> Result<usize, frame::FrameError> {
+fn messages(
+    shared: &mut Shared,
+    connection: &Connection,
+    peer: Peer,
+    bytes: &[u8],
+) -> Result<usize, frame::FrameError> {
     let mut at = 0;
+    // Whoever sends these and reads nothing is closed like anybody who does not read.
+    let pong = |breaks: usize| u64::from(breaks >= PING && connection.send(PONG).is_err());
     loop {
         match frame::next(&bytes[at..])? {
             Frame::More => return Ok(at),
-            Frame::KeepAlive(n) => at += n,
+            Frame::KeepAlive(n) => {
+                // One half of it may still be on its way.
+                if n < PING && bytes.len() - at == n {
+                    return Ok(at);
+                }
+                shared.core.stats.connections_stuck += pong(n);
+                at += n;
+            }
             Frame::Message { begin, end } => {
+                shared.core.stats.connections_stuck += pong(begin);
                 shared.receive(peer, &bytes[at + begin..at + end]);
                 at += end;
             }

@@ -1,6 +1,9 @@
 //! A pool without sockets in virtual time, and what is said to it.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod lync;
+pub mod ntlm;
+
 use std::net::SocketAddr;
 
 use adsum_pool::PoolConfig;

@@ -35,7 +35,7 @@ mod workflow;
 
 use adsum_sip::digest::Digest;
 use adsum_sip::ids::{Namespace, mix};
-use adsum_sip::protection::Scheme;
+use adsum_sip::protection::{Scheme, Unprotected};
 use adsum_sip::time::Time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,8 +203,13 @@ impl Population {
         let pairs = accounts.pairs().len();
         // Shards share the run's key, but no client nonces.
         let key = mix(config.namespace.key ^ mix(config.namespace.shard.into()));
+        let protection = if accounts.have_no_secrets() {
+            Scheme::None(Unprotected)
+        } else {
+            Scheme::Digest(Digest::new(config.reuse_nonce, key))
+        };
         let population = Population {
-            protection: Scheme::Digest(Digest::new(config.reuse_nonce, key)),
+            protection,
             messages,
             users: std::iter::repeat_with(User::default).take(pairs * 2).collect(),
             pairs: vec![Pair::default(); if config.kind == Kind::Workflow { pairs } else { 0 }],

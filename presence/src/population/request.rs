@@ -608,7 +608,7 @@ impl Population {
                 failure.reason = reason_of(message);
                 failure.response = message.raw();
                 crate::diagnosis::of_answer(message, activity, &mut diagnosis);
-                failure.class = crate::diagnosis::class_of(message.code());
+                failure.class = crate::diagnosis::class_of_answer(message);
             }
             Outcome::Rejected(message) => {
                 failure.code = "auth:rejected";

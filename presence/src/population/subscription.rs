@@ -239,7 +239,7 @@ impl Population {
         let awaited = self.dialogs[slot].has(has::AWAITS);
         self.dialogs[slot].flags &= !(has::REFRESHED | has::AWAITS);
         if state.state.eq_ignore_ascii_case(b"terminated") {
-            return self.terminated(stamp, slot, state.reason, state.retry_after, host);
+            return self.terminated(stamp, slot, state.reason, state.retry_after, message, host);
         }
         let shorter = self.granted_until(stamp, slot, state.expires);
         if !self.dialogs[slot].has(has::SETTLED) {
@@ -255,6 +255,7 @@ impl Population {
         slot: Slot,
         reason: &[u8],
         retry_after: Option<u32>,
+        message: &Message<'_>,
         host: &mut impl Host,
     ) {
         let dialog = &mut self.dialogs[slot];
@@ -268,17 +269,19 @@ impl Population {
         }
         let (owner, stage, own) = (dialog.owner, dialog.stage, dialog.has(has::SELF));
         let text = [b"the subscription was terminated: " as &[u8], reason].concat();
+        let mut diagnosis = Vec::new();
+        crate::diagnosis::of_ended(message, reason, &mut diagnosis);
         host.failed(&Failure {
             activity: if own { Activity::SelfSubscribe } else { Activity::Subscribe },
             stage,
             class: if reason.eq_ignore_ascii_case(b"rejected") { Class::Configuration } else { Class::Pool },
             code: "subscription:terminated",
             reason: &text,
-            diagnosis: crate::diagnosis::of_termination(reason),
+            diagnosis: &diagnosis,
             user: owner,
             at,
             request: b"",
-            response: b"",
+            response: message.raw(),
         });
         let publisher = self.dialogs[slot].publisher;
         self.drop_dialog(slot);

@@ -11,7 +11,7 @@ pub const MAX_VALUE: usize = 1_024;
 
 /// A piece of an authentication header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Item<'a> {
+pub(crate) enum Item<'a> {
     /// A word without `=`: the scheme with which a challenge begins.
     Word(&'a [u8]),
     /// `name=value` or `name="value"`.
@@ -20,7 +20,7 @@ pub(super) enum Item<'a> {
 
 /// Walks through an authentication header, whatever separates its pieces.
 #[derive(Debug, Clone)]
-pub(super) struct Items<'a>(pub &'a [u8]);
+pub(crate) struct Items<'a>(pub &'a [u8]);
 
 impl<'a> Iterator for Items<'a> {
     type Item = Item<'a>;
