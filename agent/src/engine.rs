@@ -134,6 +134,7 @@ impl Engine {
         let count = wanted.clamp(1, MAX_SHARDS).min(pairs.len().max(1) as u32);
         let (sender, events) = mpsc::channel(EVENTS);
         let mut shards = Vec::with_capacity(count as usize);
+        let probes = crate::net::probe::Probes::default();
         let limit = crate::host::raise_file_limit();
         tracing::debug!(shards = count, pairs = pairs.len(), open_files = limit, "preparing");
         for index in 0..count {
@@ -146,6 +147,9 @@ impl Engine {
                 shard: global,
                 key: mix(plan.seed ^ mix(u64::from(global) + 1)),
             };
+            if let Some(tls) = &mut shard_plan.tls {
+                tls.probes = probes.clone();
+            }
             shard_plan.trace = options.trace.as_ref().map(|path| numbered(path, index, count));
             for rate in [
                 &mut shard_plan.register_rate_mhz,
@@ -321,6 +325,7 @@ impl Engine {
             priority: priorities.into_iter().collect::<Vec<_>>().join(" and "),
             // Nobody is ready before a notification with its marker was seen.
             marker_survives: true,
+            tls: facts.iter().map(|f| f.tls.clone()).find(|tls| !tls.is_empty()).unwrap_or_default(),
         }
     }
 }
@@ -467,6 +472,8 @@ fn tls_options(pool: &v1::Pool) -> TlsOptions {
         cert_pem: tls.cert_pem,
         key_pem: tls.key_pem,
         server_name: if tls.server_name.is_empty() { host.to_owned() } else { tls.server_name },
+        legacy: tls.legacy,
+        probes: Default::default(),
     }
 }
 

@@ -336,6 +336,7 @@ impl Run {
             if let Some(ready) = &member.ready {
                 info.receive_stamps.clone_from(&ready.receive_stamps);
                 info.priority.clone_from(&ready.priority);
+                info.tls.clone_from(&ready.tls);
                 if self.manifest.server.is_empty() {
                     self.manifest.server.clone_from(&ready.server);
                 }

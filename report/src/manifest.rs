@@ -134,6 +134,8 @@ pub struct AgentInfo {
     pub receive_stamps: String,
     /// Scheduling priority.
     pub priority: String,
+    /// Which implementation of TLS it used; empty without TLS.
+    pub tls: String,
     /// Bound of its clock against the coordinator's, in seconds.
     pub clock_bound_s: f64,
     /// Intervals that arrived.

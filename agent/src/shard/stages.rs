@@ -277,6 +277,7 @@ impl Core {
             server: self.server.clone(),
             kernel_stamps: self.stamped[0] > self.stamped[1],
             priority,
+            tls: self.io.tls.as_ref().map(crate::net::secured::Client::implementation).unwrap_or_default(),
         }));
     }
 

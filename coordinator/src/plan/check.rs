@@ -471,7 +471,7 @@ fn warnings(scenario: &Scenario, check: &Check, users: u64, agents: u64) -> Vec<
         );
     }
     let tls = &scenario.pool.tls;
-    let any_tls = tls.ca.is_some() || tls.cert.is_some() || tls.server_name.is_some();
+    let any_tls = tls.ca.is_some() || tls.cert.is_some() || tls.server_name.is_some() || tls.legacy;
     if scenario.pool.transport != Transport::Tls && any_tls {
         warnings.push(format!("pool.tls has no effect with transport = \"{}\"", scenario.pool.transport));
     }
