@@ -261,6 +261,7 @@ mod tests {
             first: adsum_sip::Time(5),
             last: adsum_sip::Time(5),
             transcript: None,
+            who: String::new(),
         };
         merge.add(0, Vec::new(), vec![failure], 0);
         merge.end(0);
