@@ -64,6 +64,8 @@ pub struct Manifest {
     pub trust: TrustLimits,
     /// Quantiles of `percentiles.csv`.
     pub percentiles: Vec<f64>,
+    /// Seconds of a row of `intervals.csv`; 0 is one second.
+    pub interval_s: u32,
     /// What happened to the run as a whole.
     pub events: RunEvents,
     /// `passed`, `failed`, `untrustworthy`.

@@ -209,6 +209,8 @@ pub(crate) struct Core {
     next_arrival: Option<crate::pace::Arrival>,
     start: Time,
     state: stages::State,
+    /// The hold that was last begun.
+    last_hold: Option<Stage>,
     waiting: VecDeque<Held>,
     /// Free pairs, longest rested first, each with the number of its rest;
     /// entries of an older rest are passed over.
@@ -343,6 +345,7 @@ impl Core {
             schedule,
             start: Time::NEVER,
             state: stages::State::Begin,
+            last_hold: None,
             waiting: VecDeque::new(),
             rested: (0..population.pairs()).map(|pair| (pair, 0)).collect(),
             rests: vec![0; population.pairs() as usize],

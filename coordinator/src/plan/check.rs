@@ -8,7 +8,7 @@ mod text;
 
 pub use text::text;
 
-use super::timeline::{Phase, arrivals, length_ns};
+use super::timeline::{Phase, arrivals, length_ns, log_on_ns};
 use crate::scenario::quantity::{SECOND_NS, WHOLE_PPB};
 use crate::scenario::{Connections, Distribution, Kind, Scenario, Scheme, Transport};
 use crate::users::Population;
@@ -283,7 +283,6 @@ fn memory(scenario: &Scenario, population: &Population, agents: u64) -> u64 {
 
 /// Time before the first arrival and behind the last one, if the pool keeps up.
 fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
-    let time = |things: u64, mhz: u64| gap(things, mhz);
     let warmup = &scenario.warmup;
     match scenario.workload.kind {
         Kind::Workflow => {
@@ -292,12 +291,7 @@ fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
             (proof.saturating_add(warmup.settle_ns), scenario.workload.deadline_ns.min(proof))
         }
         Kind::Held => {
-            // Subscriptions to oneself come with the registration; everybody who publishes does it once.
-            let one_by_one =
-                subscriptions(scenario, population).saturating_add(publishers(scenario, population));
-            let log_on = time(population.users(), warmup.register_rate_mhz)
-                .saturating_add(time(one_by_one, warmup.subscribe_rate_mhz));
-            let log_off = time(population.users(), warmup.register_rate_mhz);
+            let (log_on, log_off) = log_on_ns(scenario, population.users());
             (log_on.saturating_add(warmup.settle_ns), log_off)
         }
     }
