@@ -111,7 +111,8 @@ fn legacy_tls(interop: bool) -> Result<(), String> {
     let ours = ["--package", "adsum-agent", "--package", "adsum", "--features", "adsum/legacy-tls"];
     cargo(&[&["clippy"], &ours[..], &["--all-targets", "--", "-D", "warnings"]].concat(), false)?;
     let files = ["--test", "legacy_tls", "--test", "tls_probe", "--test", "old_pools", "--no-fail-fast"];
-    cargo(&[&["test"], &ours[..], &files].concat(), interop)
+    cargo(&[&["test"], &ours[..], &files].concat(), interop)?;
+    cargo(&[&["test"], &ours[..], &["--test", "kamailio", "over_old_tls"]].concat(), interop)
 }
 
 /// The benchmarks' own runner, which builds adsum as its users do.

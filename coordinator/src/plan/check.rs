@@ -33,6 +33,8 @@ const DIALOG_BYTES: u64 = 192;
 /// Bytes of a connection, the kernel's part included.
 const TCP_BYTES: u64 = 5_700;
 const TLS_BYTES: u64 = 9_800;
+/// The same with OpenSSL, whose sessions are larger by 31 kB (2,000 held users, TLS 1.3).
+const LEGACY_TLS_BYTES: u64 = 42_000;
 /// Bytes of an agent before it has users: program, histograms of a shard, buffers.
 const AGENT_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -272,6 +274,7 @@ fn memory(scenario: &Scenario, population: &Population, agents: u64) -> u64 {
     let dialogs = subscriptions(scenario, population).saturating_sub(population.pairs);
     let connection = match scenario.pool.transport {
         _ if !is_per_user(scenario) => 0,
+        Transport::Tls if scenario.pool.tls.legacy => LEGACY_TLS_BYTES,
         Transport::Tls => TLS_BYTES,
         _ => TCP_BYTES,
     };

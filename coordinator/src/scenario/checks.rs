@@ -250,7 +250,6 @@ name = "fra-1"
 target = "fra-1.example.com:5061"
 transport = "tls"
 ca = "ca.pem"
-legacy_tls = true
 timeout = "10s"
 publisher = { sip = "sip:alice@${env:DOMAIN}", credential_file = "alice" }
 subscriber = { sip = "sip:bob@example.com", credential_file = "bob" }
@@ -260,6 +259,7 @@ name = "lync"
 target = "lync.example.com"
 dialect = "lync"
 auth = "trusted"
+legacy_tls = true
 cert = "me.pem"
 key = "me-key.pem"
 publisher = { sip = "sip:alice@example.com" }
@@ -274,7 +274,7 @@ subscriber = { sip = "sip:bob@example.com" }
         assert_eq!((first.name.as_str(), first.publisher.sip.as_str()), ("fra-1", "sip:alice@example.com"));
         assert_eq!((first.transport, first.timeout_ns), (Some(Transport::Tls), Some(10_000_000_000)));
         let second = &checks[1];
-        assert!(first.legacy_tls && !second.legacy_tls);
+        assert!(second.legacy_tls && !first.legacy_tls);
         assert_eq!((second.dialect, second.auth), (Some(Dialect::Lync), Some(CheckAuth::Trusted)));
         assert_eq!((second.key.as_deref(), &second.publisher.credential_file), (Some("me-key.pem"), &None));
     }
