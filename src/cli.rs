@@ -155,6 +155,9 @@ pub struct Check {
     /// Name that the server's certificate must have
     #[arg(long)]
     pub server_name: Option<String>,
+    /// For pools without ECDHE, AEAD or TLS 1.2: OpenSSL with TLS 1.0 and old cipher suites, if built in
+    #[arg(long)]
+    pub legacy_tls: bool,
     /// Local address
     #[arg(long)]
     pub local_address: Option<IpAddr>,

@@ -11,7 +11,7 @@ use adsum_agent::link::{self, Identity};
 use adsum_coordinator::control;
 use adsum_coordinator::fleet::{self, Fleet};
 use adsum_coordinator::plan::{self, RunFacts};
-use adsum_coordinator::run::{Outcome, Progress, Setup, StopLevel, execute};
+use adsum_coordinator::run::{Outcome, Progress, RunError, Setup, StopLevel, execute};
 use adsum_coordinator::scenario::{self, Document, Inputs, Options, Target, presets, set};
 use adsum_coordinator::users::{self, Population};
 use adsum_pool::{Pool, PoolConfig};
@@ -176,7 +176,7 @@ pub fn carry_out(args: &Run, loaded: Loaded) -> Result<Outcome, Failed> {
             move |progress| with(&bar, |shown| shown.progress(progress)),
             move |text| with(&words, |shown| shown.remark(text)),
         );
-        done.await.map_err(|error| (exit::NOT_STARTED, error.to_string()))
+        done.await.map_err(|error| failed(&error))
     });
     with(&shown, Shown::finish);
     if let Some(pool) = pool {
@@ -185,11 +185,23 @@ pub fn carry_out(args: &Run, loaded: Loaded) -> Result<Outcome, Failed> {
             eprintln!("adsum: the embedded pool was late by more than 250 us {} times", stats.timing_errors);
         }
     }
-    if outcome.is_err() && std::fs::read_dir(&dir).is_ok_and(|mut d| d.next().is_none()) {
-        // Nothing was measured: no empty folder stays behind.
-        drop(std::fs::remove_dir(&dir));
+    if outcome.is_err() {
+        remove_if_empty(&dir);
     }
     outcome
+}
+
+/// Nothing was measured: no empty folder stays behind.
+fn remove_if_empty(dir: &Path) {
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none()) {
+        drop(std::fs::remove_dir(dir));
+    }
+}
+
+/// A run that could not begin has another code than one whose results cannot be written.
+fn failed(error: &RunError) -> Failed {
+    let code = if matches!(error, RunError::Files(_)) { exit::INTERNAL } else { exit::NOT_STARTED };
+    (code, error.to_string())
 }
 
 fn with(shown: &Arc<Mutex<Shown>>, act: impl FnOnce(&mut Shown)) {
@@ -363,6 +375,7 @@ fn directory(args: &Run, name: &str) -> Result<PathBuf, Failed> {
 
 /// On the agents of a coordinator; the results come here, too.
 fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> {
+    let labels = labels(&args.labels)?;
     let dir = directory(args, &loaded.document.scenario.name)?;
     let request = v1::RunRequest {
         protocol_version: adsum_proto::PROTOCOL_VERSION,
@@ -373,7 +386,7 @@ fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> 
         cert_pem: loaded.inputs.cert_pem,
         key_pem: loaded.inputs.key_pem,
         password_file: loaded.inputs.password_file,
-        labels: labels(&args.labels)?.into_iter().collect(),
+        labels: labels.into_iter().collect(),
         seed: args.seed.unwrap_or(0),
         seed_given: args.seed.is_some(),
     };
@@ -400,6 +413,9 @@ fn remote(args: &Run, address: &str, loaded: Loaded) -> Result<Outcome, Failed> 
         run.await.map_err(|e| (exit::NOT_STARTED, e))
     });
     with(&shown, Shown::finish);
+    if finished.is_err() {
+        remove_if_empty(&dir);
+    }
     let finished = finished?;
     Ok(Outcome {
         exit_code: u8::try_from(finished.exit_code).unwrap_or(exit::INTERNAL),
@@ -427,8 +443,8 @@ fn from_the_wire(p: &v1::Progress) -> Progress {
         agents: p.agents,
         agents_expected: p.agents_expected,
         in_flight: p.in_flight,
-        registered: p.samples,
-        users: 0,
+        registered: p.registered,
+        users: p.users,
     }
 }
 

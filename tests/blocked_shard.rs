@@ -22,6 +22,7 @@ const ATTEMPTS: u32 = 6;
 /// Seconds from the run's beginning to its first step.
 const BEGINS_S: u64 = 5;
 
+#[derive(Debug)]
 struct Results {
     /// `publish_to_notify` of the first step, sent base, in microseconds: p99 and largest.
     p99_us: f64,
@@ -29,6 +30,8 @@ struct Results {
     /// The verdict's word on gaps of the loop, if there is one.
     loop_gap: Option<String>,
     stamps: String,
+    /// The first step began when the test took it to.
+    on_time: bool,
 }
 
 /// A second of publications, one each millisecond; then next to none, so that what is hit is only
@@ -79,7 +82,7 @@ fn run(target: &str, transport: &str, stamps: &str, block: bool) -> Results {
     child.0.wait().unwrap();
     let manifest: Value =
         serde_json::from_str(&std::fs::read_to_string(out.join("manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["steps"][1]["phases"][0]["from_s"].as_f64(), Some(BEGINS_S as f64), "{manifest}");
+    let on_time = manifest["steps"][1]["phases"][0]["from_s"].as_f64() == Some(BEGINS_S as f64);
     let rows = std::fs::read_to_string(out.join("steps.csv")).unwrap();
     let names: Vec<&str> = rows.lines().next().unwrap().split(',').collect();
     let row: Vec<&str> = rows
@@ -98,33 +101,55 @@ fn run(target: &str, transport: &str, stamps: &str, block: bool) -> Results {
         max_us: us("max_s"),
         loop_gap: gap.map(|gap| gap["measured"].as_str().unwrap().to_owned()),
         stamps: manifest["agents"][0]["receive_stamps"].as_str().unwrap().to_owned(),
+        on_time,
     }
+}
+
+impl Results {
+    /// True if this host did nothing else to the run than what the test did.
+    fn is_quiet(&self, block: bool) -> bool {
+        match &self.loop_gap {
+            None => !block && self.on_time,
+            Some(gap) => block && self.on_time && gap.starts_with("1 gaps, together 0.0"),
+        }
+    }
+}
+
+/// The first attempt that `so` holds for, among those in which the host was quiet.
+fn attempt<T>(what: &str, mut so: impl FnMut() -> Result<T, String>) -> T {
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        match so() {
+            Ok(found) => return found,
+            Err(why) => seen.push(why),
+        }
+    }
+    panic!("{what}: {seen:#?}");
 }
 
 fn blocked(transport: &str) {
     let (_pool, address) = process::pool(&["--notify-delay", ON_THE_WAY]);
-    let mut seen = Vec::new();
-    for _ in 0..ATTEMPTS {
+    let (calm, kernel) = attempt("own queueing is in no latency", || {
         let calm = run(&address, transport, "kernel", false);
         let kernel = run(&address, transport, "kernel", true);
         assert_eq!((calm.stamps.as_str(), kernel.stamps.as_str()), ("kernel", "kernel"));
-        let named = kernel.loop_gap.expect("the verdict names the gap");
-        assert!(named.starts_with("1 gaps, together 0.0"), "{named}");
-        seen.push((calm.p99_us, kernel.p99_us));
-        if calm.loop_gap.is_none() && kernel.p99_us - calm.p99_us <= ALLOWED_US {
-            let user = run(&address, transport, "user", true);
-            assert_eq!(user.stamps, "user");
-            assert!(user.loop_gap.is_some(), "the verdict names the gap");
-            // Forty are on their way, two have come: the tenth of the rest waited 40 ms of the 50.
-            let (p99, max) = (user.p99_us - calm.p99_us, user.max_us - calm.max_us);
-            assert!(p99 > 35_000.0 && max > 45_000.0, "{transport}: p99 moves by {p99} µs, max by {max} µs");
-            return eprintln!(
-                "{transport}: p99 {} µs calm, {} µs blocked, {} µs blocked with stamps of its own",
-                calm.p99_us, kernel.p99_us, user.p99_us
-            );
-        }
-    }
-    panic!("{transport}: own queueing is in the latencies: p99 calm and blocked, µs: {seen:?}");
+        assert!(kernel.loop_gap.is_some() || !kernel.on_time, "the verdict names the gap");
+        let words = format!("{transport}: calm {calm:?}, blocked {kernel:?}");
+        let quiet = calm.is_quiet(false) && kernel.is_quiet(true);
+        if quiet && kernel.p99_us - calm.p99_us <= ALLOWED_US { Ok((calm, kernel)) } else { Err(words) }
+    });
+    // Forty are on their way, two have come: the tenth of the rest waited 40 ms of the 50.
+    let user = attempt("with stamps of its own all of it is", || {
+        let user = run(&address, transport, "user", true);
+        assert_eq!(user.stamps, "user");
+        let (p99, max) = (user.p99_us - calm.p99_us, user.max_us - calm.max_us);
+        let words = format!("{transport}: {user:?}");
+        if user.is_quiet(true) && p99 > 35_000.0 && max > 45_000.0 { Ok(user) } else { Err(words) }
+    });
+    eprintln!(
+        "{transport}: p99 {} µs calm, {} µs blocked, {} µs blocked with stamps of its own",
+        calm.p99_us, kernel.p99_us, user.p99_us
+    );
 }
 
 #[test]

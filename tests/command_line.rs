@@ -217,8 +217,14 @@ fn an_interrupted_run_writes_everything() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let run = std::fs::read_to_string(out.join("run.csv")).unwrap();
-    assert!(run.contains(",130,"), "{run}");
+    assert!(run.contains(",untrustworthy,130,interrupted,"), "it was cut short, and nothing else: {run}");
     assert_eq!(code(&adsum(&["report", &out.to_string_lossy(), "--verify"])), 0);
+    // The hold ends where it was stopped: its rate is what was offered until then.
+    let steps = std::fs::read_to_string(out.join("steps.csv")).unwrap();
+    let row = steps.lines().find(|line| line.contains(",hold,all,workflow,scheduled,")).unwrap();
+    let cells: Vec<&str> = row.split(',').collect();
+    let (seconds, offered_hz): (f64, f64) = (cells[11].parse().unwrap(), cells[12].parse().unwrap());
+    assert!(seconds < 20.0 && (offered_hz - 50.0).abs() < 5.0, "{row}");
 }
 
 #[test]

@@ -31,6 +31,11 @@ fn free_port() -> u16 {
 
 impl Kamailio {
     fn start() -> Kamailio {
+        Self::with_tls("method = TLSv1.2+\n", certificate)
+    }
+
+    /// With these lines about TLS, and a certificate that this makes.
+    fn with_tls(tls: &str, certificate: impl Fn(&Path)) -> Kamailio {
         let dir = tempfile::tempdir().unwrap();
         let (port, tls_port) = (free_port(), free_port());
         let at = |name: &str| dir.path().join(name);
@@ -53,7 +58,7 @@ impl Kamailio {
         }
         certificate(dir.path());
         let tls = format!(
-            "[server:default]\nmethod = TLSv1.2+\nverify_certificate = no\nrequire_certificate = no\n\
+            "[server:default]\n{tls}verify_certificate = no\nrequire_certificate = no\n\
              private_key = {d}/key.pem\ncertificate = {d}/server.pem\n[client:default]\nverify_certificate = no\n",
             d = dir.path().display()
         );
@@ -131,10 +136,16 @@ hold = "5s"
 "#;
 
 fn run(kamailio: &Kamailio, transport: &str, kind: &str) {
+    run_with(kamailio, transport, kind, false, 40);
+}
+
+fn run_with(kamailio: &Kamailio, transport: &str, kind: &str, legacy: bool, rate: u32) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("interop.toml");
     let tls = match transport {
-        "tls" => format!("tls = {{ ca = {:?}, server_name = \"localhost\" }}\n", kamailio.ca()),
+        "tls" => {
+            format!("tls = {{ ca = {:?}, server_name = \"localhost\", legacy = {legacy} }}\n", kamailio.ca())
+        }
         _ => String::new(),
     };
     let port = if transport == "tls" { kamailio.tls_port } else { kamailio.port };
@@ -143,7 +154,10 @@ fn run(kamailio: &Kamailio, transport: &str, kind: &str) {
             "target = \"127.0.0.1\"",
             &format!("target = \"127.0.0.1:{port}\"\ntransport = \"{transport}\"\n{tls}"),
         )
-        .replace("\"workflow\"", &format!("{kind:?}"));
+        .replace("\"workflow\"", &format!("{kind:?}"))
+        .replace("40/s", &format!("{rate}/s"));
+    // The hold takes five seconds.
+    let arrivals = rate * 5;
     std::fs::write(&file, text).unwrap();
     let out = dir.path().join("out");
     let output = adsum(&["run", &file.to_string_lossy(), "--out", &out.to_string_lossy()]);
@@ -155,7 +169,7 @@ fn run(kamailio: &Kamailio, transport: &str, kind: &str) {
     let ended = if kind == "held" { "publish_ok" } else { "workflow_ok" };
     for counter in ["offered", "sent", ended, "expected", "delivered"] {
         assert!(
-            counters.iter().any(|line| line.ends_with(&format!(",{counter},,200"))),
+            counters.iter().any(|line| line.ends_with(&format!(",{counter},,{arrivals}"))),
             "{counter}: {counters:?}"
         );
     }
@@ -179,6 +193,41 @@ fn held_users_are_notified() {
         let kamailio = Kamailio::start();
         for transport in ["udp", "tcp"] {
             run(&kamailio, transport, "held");
+        }
+    }
+}
+
+/// A certificate with an RSA key that signs itself: RSA key exchange needs one.
+#[cfg(feature = "legacy-tls")]
+fn rsa_certificate(dir: &Path) {
+    let made = Command::new("openssl")
+        .current_dir(dir)
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"])
+        .args([
+            "-addext",
+            "subjectAltName = DNS:localhost",
+            "-addext",
+            "basicConstraints = critical,CA:FALSE",
+        ])
+        .args(["-keyout", "key.pem", "-out", "server.pem"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::copy(dir.join("server.pem"), dir.join("ca.pem")).unwrap();
+}
+
+#[cfg(feature = "legacy-tls")]
+#[test]
+fn whole_workflows_succeed_over_old_tls() {
+    if wanted("whole_workflows_succeed_over_old_tls") {
+        for old in [
+            "method = TLSv1\ncipher_list = ALL:@SECLEVEL=0\n",
+            "method = TLSv1.2\ncipher_list = AES256-GCM-SHA384:@SECLEVEL=0\n",
+            "method = TLSv1.2\ncipher_list = ECDHE-RSA-AES256-SHA384:@SECLEVEL=0\n",
+        ] {
+            let kamailio = Kamailio::with_tls(old, rsa_certificate);
+            // One process of the server makes all RSA signatures.
+            run_with(&kamailio, "tls", "workflow", true, 10);
         }
     }
 }

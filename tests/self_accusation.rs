@@ -604,6 +604,8 @@ fn clean_runs_accuse_nobody() {
                     waited_ms + steal_ticks as f64 * 10.0 >= number_after(&said.0, "at worst") * 0.9
                 }
                 "loop_gap" => waited_ms + steal_ticks as f64 * 10.0 >= 250.0,
+                // A whole second in which the engine did not run.
+                "lost_interval" => waited_ms + steal_ticks as f64 * 10.0 >= 1_000.0,
                 "steal" => steal_ticks > 0,
                 _ => false,
             };

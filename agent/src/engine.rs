@@ -1,10 +1,11 @@
 //! A run on this host: a plan becomes shards, their seconds become the agent's
 //! numbered intervals.
 
-use std::collections::{BTreeMap, HashMap};
+mod merge;
+
+use std::collections::HashMap;
 
 use adsum_presence::accounts::{Accounts, Pattern, PatternError, Row};
-use adsum_presence::host::Stage;
 use adsum_presence::lync::{LyncAuth, LyncOptions, NtlmOptions};
 use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_proto::v1;
@@ -12,21 +13,19 @@ use adsum_sip::ids::{Namespace, mix};
 use tokio::sync::mpsc;
 
 use crate::contacts::{Distribution, FanOut};
-use crate::failures::{FailureRow, class_name};
+use crate::failures::class_name;
 use crate::locate::{LocateError, locate, locate_lync};
 use crate::net::allow::{Allow, Network, NetworkError};
 use crate::net::clock;
 use crate::net::tls::TlsOptions;
 use crate::pace::{Arrivals, Step};
-use crate::recorder::{Second, phase_name};
 use crate::shard::{self, Command, EVENTS, Event, ReadyFacts, Shard, ShardError, ShardPlan, Status};
+use merge::Merge;
 
 /// Shards of one agent; identifiers have room for as many.
 const MAX_SHARDS: u32 = 64;
 /// Local addresses that ranges of `source` may name together.
 const MAX_SOURCES: usize = 4_096;
-/// Rows of failures that one interval carries; beyond, equal codes are joined.
-const MAX_FAILURES: usize = 512;
 
 /// What the operator of an agent decides, and no plan can widen.
 #[derive(Debug, Clone, Default)]
@@ -129,9 +128,9 @@ impl Engine {
         let transport = transport_of(pool.transport())?;
         let lync = pool.dialect() == v1::Dialect::Lync;
         let found = if lync {
-            locate_lync(&pool.target, transport, plan.seed).await?
+            locate_lync(&pool.target, transport, own_seed(plan)).await?
         } else {
-            locate(&pool.target, transport, plan.seed).await?
+            locate(&pool.target, transport, own_seed(plan)).await?
         };
         let targets = found.permitted(&allow_of(pool, options)?)?.targets;
         let pairs = pairs_of(plan)?;
@@ -139,6 +138,7 @@ impl Engine {
         let count = wanted.clamp(1, MAX_SHARDS).min(pairs.len().max(1) as u32);
         let (sender, events) = mpsc::channel(EVENTS);
         let mut shards = Vec::with_capacity(count as usize);
+        let probes = crate::net::probe::Probes::default();
         let limit = crate::host::raise_file_limit();
         tracing::debug!(shards = count, pairs = pairs.len(), open_files = limit, "preparing");
         for index in 0..count {
@@ -151,6 +151,9 @@ impl Engine {
                 shard: global,
                 key: mix(plan.seed ^ mix(u64::from(global) + 1)),
             };
+            if let Some(tls) = &mut shard_plan.tls {
+                tls.probes = probes.clone();
+            }
             shard_plan.trace = options.trace.as_ref().map(|path| numbered(path, index, count));
             for rate in [
                 &mut shard_plan.register_rate_mhz,
@@ -292,7 +295,7 @@ impl Engine {
         }
         self.emit();
         self.queue.push_back(EngineEvent::Done(v1::Done {
-            intervals: self.merge.number,
+            intervals: self.merge.numbered(),
             interrupted: self.interrupted,
             reason: self.reason.clone(),
         }));
@@ -326,8 +329,15 @@ impl Engine {
             priority: priorities.into_iter().collect::<Vec<_>>().join(" and "),
             // Nobody is ready before a notification with its marker was seen.
             marker_survives: true,
+            tls: facts.iter().map(|f| f.tls.clone()).find(|tls| !tls.is_empty()).unwrap_or_default(),
         }
     }
+}
+
+/// What an agent draws by itself comes from the run's seed and its own number: of SRV records with
+/// weights (RFC 2782) the agents of a fleet take their shares, instead of all the same one.
+fn own_seed(plan: &v1::Plan) -> u64 {
+    mix(plan.seed ^ mix(u64::from(plan.agent_index) + 1))
 }
 
 fn missing(what: &str) -> EngineError {
@@ -502,6 +512,8 @@ fn tls_options(pool: &v1::Pool) -> TlsOptions {
         cert_pem: tls.cert_pem,
         key_pem: tls.key_pem,
         server_name: if tls.server_name.is_empty() { host.to_owned() } else { tls.server_name },
+        legacy: tls.legacy,
+        probes: Default::default(),
     }
 }
 
@@ -580,158 +592,21 @@ fn numbered(path: &std::path::Path, index: u32, count: u32) -> std::path::PathBu
     name.into()
 }
 
-/// Seconds of all shards, added up.
-#[derive(Debug)]
-struct Merge {
-    /// Up to which second each shard has reported.
-    through: Vec<i64>,
-    /// Up to which second intervals were made.
-    emitted: i64,
-    pending: BTreeMap<i64, Sum>,
-    number: u64,
-}
-
-type SeriesKey = (Stage, &'static str, &'static str);
-type CountKey = (Stage, &'static str, String);
-
-#[derive(Debug, Default)]
-struct Sum {
-    series: BTreeMap<SeriesKey, BTreeMap<u32, u64>>,
-    counts: BTreeMap<CountKey, u64>,
-    failures: Vec<v1::Failure>,
-}
-
-impl Merge {
-    fn new(shards: usize) -> Self {
-        Merge { through: vec![i64::MIN; shards], emitted: i64::MIN, pending: BTreeMap::new(), number: 0 }
-    }
-
-    fn add(&mut self, shard: usize, seconds: Vec<Second>, failures: Vec<FailureRow>, offset_ns: i64) {
-        let Some(last) = seconds.last().map(|second| second.second) else {
-            if let Some((_, sum)) = self.pending.iter_mut().next_back() {
-                sum.failures.extend(failures.into_iter().map(|f| failure(f, offset_ns)));
-            } else if !failures.is_empty() {
-                let sum = self.pending.entry(self.emitted).or_default();
-                sum.failures.extend(failures.into_iter().map(|f| failure(f, offset_ns)));
-            }
-            return;
-        };
-        for second in seconds {
-            let sum = self.pending.entry(second.second).or_default();
-            for row in second.series {
-                let cells = sum.series.entry((row.stage, row.name.0, row.name.1)).or_default();
-                let mut index = 0;
-                for (delta, count) in row.deltas.iter().zip(&row.counts) {
-                    index += delta;
-                    *cells.entry(index).or_default() += count;
-                }
-            }
-            for row in second.counts {
-                *sum.counts.entry((row.stage, row.counter, row.label)).or_default() += row.value;
-            }
-        }
-        let sum = self.pending.entry(last).or_default();
-        sum.failures.extend(failures.into_iter().map(|f| failure(f, offset_ns)));
-        self.through[shard] = self.through[shard].max(last);
-    }
-
-    fn end(&mut self, shard: usize) {
-        self.through[shard] = i64::MAX;
-    }
-
-    /// Intervals for all seconds that every shard has closed. What belongs to
-    /// a second that was sent already gets an interval of its own.
-    fn ready(&mut self) -> Vec<v1::Interval> {
-        let through = self.through.iter().copied().min().unwrap_or(i64::MAX);
-        let mut out = Vec::new();
-        while let Some(entry) = self.pending.first_entry().filter(|entry| *entry.key() <= through) {
-            let (second, sum) = entry.remove_entry();
-            out.push(self.interval(second, sum));
-        }
-        out
-    }
-
-    fn interval(&mut self, second: i64, sum: Sum) -> v1::Interval {
-        let first_time = second > self.emitted;
-        self.emitted = self.emitted.max(second);
-        let mut counters: Vec<v1::Count> = sum
-            .counts
-            .into_iter()
-            .map(|((stage, counter, label), value)| v1::Count {
-                step: u32::from(stage.step),
-                phase: phase_name(stage.phase).to_owned(),
-                counter: counter.to_owned(),
-                label,
-                value,
-            })
-            .collect();
-        if first_time {
-            // Coverage is derived from these: one for each second that was delivered.
-            let stage = sum.series.keys().map(|key| key.0).next_back();
-            let stage = counters
-                .iter()
-                .find(|count| count.counter == "cpu_us")
-                .map(|count| (count.step, count.phase.clone()))
-                .or_else(|| stage.map(|s| (u32::from(s.step), phase_name(s.phase).to_owned())));
-            if let Some((step, phase)) = stage {
-                counters.push(v1::Count {
-                    step,
-                    phase,
-                    counter: "interval".into(),
-                    label: String::new(),
-                    value: 1,
-                });
-            }
-        }
-        let number = self.number;
-        self.number += 1;
-        v1::Interval {
-            number,
-            second_unix: second,
-            series: sum.series.into_iter().map(|(key, cells)| series(key, cells)).collect(),
-            counters,
-            failures: sum.failures.into_iter().take(MAX_FAILURES).collect(),
-        }
-    }
-}
-
-fn series((stage, metric, base): SeriesKey, cells: BTreeMap<u32, u64>) -> v1::Series {
-    let mut before = 0;
-    let mut index_delta = Vec::with_capacity(cells.len());
-    let mut count = Vec::with_capacity(cells.len());
-    for (index, n) in cells {
-        index_delta.push(index - before);
-        before = index;
-        count.push(n);
-    }
-    v1::Series {
-        step: u32::from(stage.step),
-        phase: phase_name(stage.phase).to_owned(),
-        metric: metric.to_owned(),
-        base: base.to_owned(),
-        index_delta,
-        count,
-    }
-}
-
-fn failure(row: FailureRow, offset_ns: i64) -> v1::Failure {
-    v1::Failure {
-        step: u32::from(row.stage.step),
-        phase: phase_name(row.stage.phase).to_owned(),
-        activity: row.activity.name().to_owned(),
-        class: class_name(row.class).to_owned(),
-        code: row.code,
-        reason: row.reason,
-        diagnosis: row.diagnosis,
-        count: row.count,
-        first_unix_ns: row.first.0 as i64 + offset_ns,
-        last_unix_ns: row.last.0 as i64 + offset_ns,
-        transcript: row.transcript.unwrap_or_default(),
-    }
-}
-
 /// The offset for a host whose own wall clock is the coordinator's.
 #[must_use]
 pub fn local_offset_ns() -> i64 {
     clock::unix_ns() - clock::now().0 as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_agent_draws_its_own_and_the_same_again() {
+        let plan = |agent_index| v1::Plan { seed: 7, agent_index, ..v1::Plan::default() };
+        let seeds: std::collections::BTreeSet<u64> = (0..64).map(|agent| own_seed(&plan(agent))).collect();
+        assert_eq!(seeds.len(), 64);
+        assert_eq!(own_seed(&plan(3)), own_seed(&plan(3)));
+    }
 }

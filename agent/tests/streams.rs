@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use adsum_agent::net::clock::{self, StampClock};
 use adsum_agent::net::poll::{Poller, Ready};
+use adsum_agent::net::secured::Client as TlsClient;
 use adsum_agent::net::stream::{Buffers, Connection, Dial, MAX_UNSENT, StampKeeper, Written};
 use adsum_agent::net::tls::{self, TlsOptions};
 use adsum_sip::frame::{self, Frame};
@@ -194,7 +195,7 @@ fn messages_come_out_whole_over_tls_wherever_records_and_segments_are_cut() {
         server_name: "localhost".to_owned(),
         ..TlsOptions::default()
     };
-    let tls = Some(tls::client(&options).unwrap());
+    let tls = Some(TlsClient::new(&options).unwrap());
     runtime().block_on(everything_arrives(Dial { target, source: None, tls, shared: false, stamped: true }));
     server.join().unwrap();
 }

@@ -189,7 +189,10 @@ async fn carry_out(
     .await;
     match outcome {
         Ok(outcome) => {
-            send_files(&client, &dir).await;
+            if let Err(error) = send_files(&client, &dir).await {
+                drop(client.send(Err(Status::aborted(error))).await);
+                return;
+            }
             let mut summary = outcome.summary;
             if let Some((error, diagnosis)) = outcome.not_ready {
                 summary = format!("the run could not start: {error}\n  {diagnosis}\n{summary}");
@@ -212,7 +215,8 @@ fn on_the_wire(p: &Progress) -> v1::Progress {
         left_s: (p.length_s - p.elapsed_s).max(0.0),
         offered_hz: p.offered_hz,
         sent_hz: p.sent_hz,
-        samples: p.registered,
+        registered: p.registered,
+        users: p.users,
         p50_s: p.p50_s.unwrap_or(0.0),
         p99_s: p.p99_s.unwrap_or(0.0),
         missed: p.missed,
@@ -224,21 +228,39 @@ fn on_the_wire(p: &Progress) -> v1::Progress {
     }
 }
 
-async fn send_files(client: &Events, dir: &Path) {
+/// Sends every file of a results directory. A client that is gone finds them here.
+///
+/// # Errors
+/// Which file cannot be read: a client must not take half of the results for the whole.
+async fn send_files(client: &Events, dir: &Path) -> Result<(), String> {
+    let cannot = |path: &Path, error: std::io::Error| {
+        format!(
+            "the results cannot be sent: {}: {error}; what was written lies on the coordinator in {}",
+            path.display(),
+            dir.display()
+        )
+    };
     for folder in [dir.to_owned(), dir.join("failures")] {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+        if folder != dir && !folder.exists() {
+            continue; // nothing failed
+        }
+        let entries = std::fs::read_dir(&folder).map_err(|e| cannot(&folder, e))?;
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|e| cannot(&folder, e))?.path();
+            files.extend(path.is_file().then_some(path));
+        }
         files.sort();
         for file in files {
             let name = file.strip_prefix(dir).unwrap_or(&file).to_string_lossy().into_owned();
-            let bytes = std::fs::read(&file).unwrap_or_default();
+            let bytes = std::fs::read(&file).map_err(|e| cannot(&file, e))?;
             let mut chunks = bytes.chunks(CHUNK).peekable();
             loop {
                 let data = chunks.next().unwrap_or_default().to_vec();
                 let last = chunks.peek().is_none();
                 let chunk = v1::FileChunk { path: name.clone(), data, last };
                 if client.send(event(run_event::Event::File(chunk))).await.is_err() {
-                    return;
+                    return Ok(());
                 }
                 if last {
                     break;
@@ -246,6 +268,7 @@ async fn send_files(client: &Events, dir: &Path) {
             }
         }
     }
+    Ok(())
 }
 
 /// A client's end of a run. When `stopped` changes, the coordinator is told to
@@ -327,5 +350,19 @@ mod tests {
         for wrong in ["../x", "/etc/x", "failures/../x", "other/x", "", "a b"] {
             assert!(write_file(dir.path(), wrong, b"x").is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn results_that_cannot_be_read_are_not_sent_as_empty_ones() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.csv"), "x").unwrap();
+        let (sender, mut events) = mpsc::channel(8);
+        runtime.block_on(send_files(&sender, dir.path())).unwrap();
+        assert!(matches!(events.try_recv().unwrap().unwrap().event, Some(run_event::Event::File(_))));
+        let gone = dir.path().join("gone");
+        let error = runtime.block_on(send_files(&sender, &gone)).unwrap_err();
+        assert!(error.contains("gone") && error.contains("lies on the coordinator"), "{error}");
+        assert!(events.try_recv().is_err());
     }
 }

@@ -20,6 +20,11 @@ pub struct BadInterval {
 /// Longest text of a failure that is kept, in bytes.
 const MAX_TEXT: usize = 16 * 1024;
 
+/// Longest name or label of a counter, in bytes.
+const MAX_NAME: usize = 256;
+/// Seconds that files can write, from 1970 to 9999: whatever an agent's clock says.
+const SECONDS: std::ops::RangeInclusive<i64> = 0..=253_402_300_799;
+
 /// Reads an interval of an agent.
 ///
 /// # Errors
@@ -32,6 +37,14 @@ pub fn interval(
 ) -> Result<Interval, BadInterval> {
     let number = read.number;
     let bad = |what: String| BadInterval { agent: agent.to_owned(), number, what };
+    if !SECONDS.contains(&read.second_unix) {
+        return Err(bad(format!("second {}", read.second_unix)));
+    }
+    let long = read.counters.iter().find(|c| c.counter.len().max(c.label.len()) > MAX_NAME);
+    if let Some(count) = long {
+        let length = count.counter.len().max(count.label.len());
+        return Err(bad(format!("a counter with a name of {length} bytes, more than {MAX_NAME}")));
+    }
     let phase_of = |word: &str| Phase::parse(word).ok_or_else(|| bad(format!("phase `{word}`")));
     let mut series = Vec::with_capacity(read.series.len());
     for s in read.series {

@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use adsum_proto::v1;
-use adsum_report::{Manifest, Raw};
+use adsum_report::manifest::StepInfo;
+use adsum_report::{Manifest, Phase, Raw};
 use prost::Message as _;
 use redb::{Database, ReadableDatabase, ReadableTable as _, TableDefinition};
 
@@ -47,15 +48,25 @@ impl Journal {
         let path = dir.join(NAME);
         let wrong = |e: &dyn std::fmt::Display| Self::error(&path, e);
         let database = Database::create(&path).map_err(|e| wrong(&e))?;
+        let journal = Journal { database, path: path.clone(), pending: Vec::new() };
+        journal.draft(manifest)?;
+        Ok(journal)
+    }
+
+    /// Keeps the manifest as it is known now.
+    ///
+    /// # Errors
+    /// Those of the file system; the one before is kept then.
+    pub fn draft(&self, manifest: &Manifest) -> Result<(), JournalError> {
+        let wrong = |e: &dyn std::fmt::Display| Self::error(&self.path, e);
         let draft = serde_json::to_vec(manifest).map_err(|e| wrong(&e))?;
-        let write = database.begin_write().map_err(|e| wrong(&e))?;
+        let write = self.database.begin_write().map_err(|e| wrong(&e))?;
         {
             let mut table = write.open_table(DRAFT).map_err(|e| wrong(&e))?;
             table.insert("draft", draft.as_slice()).map_err(|e| wrong(&e))?;
             write.open_table(INTERVALS).map_err(|e| wrong(&e))?;
         }
-        write.commit().map_err(|e| wrong(&e))?;
-        Ok(Journal { database, path, pending: Vec::new() })
+        write.commit().map_err(|e| wrong(&e))
     }
 
     /// Takes an interval; [`Journal::commit`] puts it on disk.
@@ -110,7 +121,7 @@ pub fn exists(dir: &Path) -> bool {
 }
 
 /// Reads the remains of a run: what was recorded, and the manifest as it was
-/// when the run began.
+/// known last, with the seconds up to the last that was recorded.
 ///
 /// # Errors
 /// When the journal cannot be read.
@@ -133,12 +144,26 @@ pub fn recover(dir: &Path) -> Result<(Raw, Manifest), JournalError> {
         raw.absorb(&interval).map_err(|e| wrong(&e))?;
     }
     manifest.ended_unix_s = last;
+    cut(&mut manifest.steps, (last - manifest.origin_unix_s) as f64);
     manifest.events.interrupted = true;
     manifest.events.signal = 130;
     for agent in &mut manifest.agents {
         agent.intervals = raw.intervals_of(&agent.name);
     }
     Ok((raw, manifest))
+}
+
+/// Nothing of a run that was cut off goes on behind its end, and nothing that it did not reach is there.
+fn cut(steps: &mut [StepInfo], end_s: f64) {
+    let started = steps.iter().skip(1).any(|step| !step.phases.is_empty());
+    for step in steps {
+        let open = if started { Phase::Drain } else { Phase::Warmup };
+        step.phases.retain(|span| span.phase == Phase::Warmup || span.from_s < end_s);
+        for span in &mut step.phases {
+            // The last one goes on until the end, however long that took.
+            span.to_s = if span.phase == open { end_s } else { span.to_s.min(end_s) }.max(span.from_s);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -168,5 +193,48 @@ mod tests {
         assert_eq!(raw.total(1, adsum_report::Phase::Hold, Some("s"), "sent", None), 5);
         assert_eq!((manifest.run_id.as_str(), manifest.ended_unix_s), ("R", 101));
         assert!(manifest.events.interrupted);
+    }
+
+    #[test]
+    fn a_run_that_was_cut_off_had_the_seconds_that_it_had() {
+        let span = |phase, from_s, to_s| adsum_report::manifest::PhaseInfo { phase, from_s, to_s };
+        let steps = |started: bool| {
+            let step = |step, phases: &[adsum_report::manifest::PhaseInfo]| StepInfo {
+                step,
+                phases: if started || step == 0 { phases.to_vec() } else { Vec::new() },
+                ..StepInfo::default()
+            };
+            vec![
+                step(0, &[span(Phase::Warmup, 0.0, if started { 4.0 } else { 0.0 })]),
+                step(1, &[span(Phase::Hold, 4.0, 14.0)]),
+                step(2, &[span(Phase::Ramp, 14.0, 20.0), span(Phase::Hold, 20.0, 30.0)]),
+                step(3, &[span(Phase::Drain, 30.0, 30.0)]),
+            ]
+        };
+        for (started, seconds, expected) in [
+            (false, 3, vec![(Phase::Warmup, 0.0, 3.0)]),
+            (true, 9, vec![(Phase::Warmup, 0.0, 4.0), (Phase::Hold, 4.0, 9.0)]),
+            (true, 16, vec![(Phase::Warmup, 0.0, 4.0), (Phase::Hold, 4.0, 14.0), (Phase::Ramp, 14.0, 16.0)]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut manifest = Manifest { origin_unix_s: 100, steps: steps(false), ..Manifest::default() };
+            let mut journal = Journal::create(dir.path(), &manifest).unwrap();
+            if started {
+                manifest.steps = steps(true);
+                journal.draft(&manifest).unwrap();
+            }
+            for number in 0..seconds {
+                let second_unix = 100 + number as i64;
+                let interval = v1::Interval { number, second_unix, ..v1::Interval::default() };
+                journal.add("a", "s", 1, &interval);
+            }
+            journal.commit().unwrap();
+            drop(journal);
+            let (_, manifest) = recover(dir.path()).unwrap();
+            let found: Vec<_> = (manifest.steps.iter().flat_map(|step| &step.phases))
+                .map(|span| (span.phase, span.from_s, span.to_s))
+                .collect();
+            assert_eq!(found, expected);
+        }
     }
 }

@@ -287,6 +287,7 @@ fn pool(scenario: &Scenario, site: Option<&Site>, facts: &RunFacts) -> Result<v1
             cert_pem: facts.cert_pem.clone(),
             key_pem: facts.key_pem.clone(),
             server_name: pool.tls.server_name.clone().unwrap_or_default(),
+            legacy: pool.tls.legacy,
         }),
     })
 }

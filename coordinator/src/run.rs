@@ -11,8 +11,8 @@ mod shell;
 use std::collections::BTreeMap;
 
 use adsum_proto::v1::{self, from_agent, to_agent};
-use adsum_report::manifest::AgentInfo;
-use adsum_report::{Manifest, Raw};
+use adsum_report::manifest::{AgentInfo, PhaseInfo};
+use adsum_report::{Manifest, Phase, Raw};
 
 use crate::plan::{self, AgentPlace, AgentPlan};
 use crate::scenario::{OnAgentLoss, Scenario};
@@ -23,9 +23,10 @@ pub use shell::{Outcome, RunError, Setup, StopLevel, execute};
 const SECOND_NS: i64 = 1_000_000_000;
 /// Between the last `Ready` and the start: agents have to hear of it.
 const START_MARGIN_NS: i64 = 1_200_000_000;
-/// Readiness of held users takes as long as their log-on rates say, and then two timeouts.
+/// Readiness may take so much longer than the log-on rates of held users say.
 const READY_LIMIT_NS: i64 = 3_600 * SECOND_NS;
-/// After the last hold: the deadline, what transactions may take, signing off.
+/// After the last hold, besides the time that signing off takes at its rate: the deadline, and what
+/// transactions may take.
 const DRAIN_LIMIT_NS: i64 = 600 * SECOND_NS;
 
 /// What to do next.
@@ -35,6 +36,8 @@ pub enum Order {
     Tell(String, Box<to_agent::Message>),
     /// Keep an interval, then acknowledge it: agent, site, incarnation.
     Keep(String, String, u64, Box<v1::Interval>),
+    /// Keep what the run is, as far as it is known: a run that is cut off is finished with it.
+    Draft(Box<Manifest>),
     /// A remark for people.
     Remark(String),
 }
@@ -69,6 +72,11 @@ pub struct Run {
     stage: Stage,
     origin: i64,
     start: Option<i64>,
+    /// When it was told to end, if it was.
+    stopped: Option<i64>,
+    /// What the rates of log-on and log-off add to the limits.
+    log_on_ns: i64,
+    log_off_ns: i64,
     members: BTreeMap<String, Member>,
     /// Everything that was recorded so far.
     pub raw: Raw,
@@ -112,11 +120,16 @@ impl Run {
         }
         let origin = manifest.origin_unix_s * SECOND_NS;
         let judge = live::Judge::new(&scenario);
+        manifest.steps = shell::steps(&scenario, 0, 0, 0, false);
+        let (log_on_ns, log_off_ns) = plan::timeline::log_on_ns(&scenario, manifest.users);
         let run = Run {
             scenario,
             stage: Stage::Readying { since: now },
             origin,
             start: None,
+            stopped: None,
+            log_on_ns: i64::try_from(log_on_ns).unwrap_or(i64::MAX / 4),
+            log_off_ns: i64::try_from(log_off_ns).unwrap_or(i64::MAX / 4),
             members,
             raw: Raw::default(),
             manifest,
@@ -177,6 +190,12 @@ impl Run {
             }
             from_agent::Message::Done(done) => {
                 member.done = true;
+                let arrived = self.raw.intervals_of(agent);
+                if arrived != done.intervals && self.manifest.events.internal.is_empty() {
+                    let lost = format!("{arrived} of {} intervals of agent {agent} arrived", done.intervals);
+                    self.manifest.events.internal.clone_from(&lost);
+                    orders.push(Order::Remark(lost));
+                }
                 if done.interrupted && self.manifest.events.signal == 0 {
                     self.manifest.events.interrupted = true;
                     if !matches!(self.stage, Stage::Ending { .. }) {
@@ -207,6 +226,9 @@ impl Run {
         if self.scenario.fleet.on_agent_loss == OnAgentLoss::Stop || alone {
             self.manifest.events.agent_lost = true;
             orders.extend(self.stop(false, "an agent was lost", now));
+        } else {
+            // The others may have waited for it alone.
+            orders.extend(self.start_if_ready(now));
         }
         self.finish_if_done();
         orders
@@ -214,48 +236,60 @@ impl Run {
 
     /// Ends the run: drain, or at once.
     pub fn stop(&mut self, abort: bool, reason: &str, now: i64) -> Vec<Order> {
-        if self.stage == Stage::Over {
-            return Vec::new();
+        match self.stage {
+            Stage::Over => return Vec::new(),
+            Stage::Readying { .. } => self.manifest.events.interrupted = true,
+            Stage::Running { end, .. } => self.manifest.events.interrupted |= now < end,
+            Stage::Ending { .. } => {}
         }
+        self.stopped.get_or_insert(now);
         self.stage = Stage::Ending { since: now };
         self.tell_all(|| to_agent::Message::Stop(v1::Stop { abort, reason: reason.to_owned() }))
     }
 
     /// A second passed.
     pub fn tick(&mut self, now: i64) -> Vec<Order> {
+        if matches!(self.stage, Stage::Readying { .. } | Stage::Running { .. }) {
+            let second = now.div_euclid(SECOND_NS) - 2; // agents have reported it by now
+            let places = Places { manifest: &self.manifest, started: self.start.is_some() };
+            if let Some(stopped) = self.judge.through(&self.raw, second, |second| places.of(second)) {
+                let mut orders = vec![Order::Remark(stopped.remark())];
+                match stopped {
+                    live::Stopped::ByThreshold(expr) => self.manifest.events.aborted_by = expr,
+                    live::Stopped::ToProtect(expr) => self.manifest.events.stopped_by = expr,
+                }
+                orders.extend(self.stop(false, "the run protects itself or the pool", now));
+                return orders;
+            }
+        }
         match self.stage {
-            Stage::Readying { since } if now - since > READY_LIMIT_NS => {
-                self.manifest.events.not_ready = "agents were not ready within an hour".to_owned();
+            Stage::Readying { since } if now - since > READY_LIMIT_NS.saturating_add(self.log_on_ns) => {
+                self.manifest.events.not_ready =
+                    format!("agents were not ready within {} s", (now - since) / SECOND_NS);
                 self.stop(true, "not ready in time", now)
             }
-            Stage::Running { start, end } => {
-                let second = now / SECOND_NS - 2; // agents have reported it by now
-                let judged = self.judge.second(&self.raw, &self.manifest, second);
-                if let Some(verdict) = judged {
-                    let mut orders = vec![Order::Remark(verdict.remark())];
-                    match verdict {
-                        live::Stopped::ByThreshold(expr) => self.manifest.events.aborted_by = expr,
-                        live::Stopped::ToProtect(expr) => self.manifest.events.stopped_by = expr,
-                    }
-                    orders.extend(self.stop(false, "the run protects itself or the pool", now));
-                    return orders;
-                }
-                if now > end.max(start) + DRAIN_LIMIT_NS {
-                    return self.stop(true, "draining took too long", now);
-                }
-                Vec::new()
+            Stage::Running { start, end } if now > end.max(start).saturating_add(self.drain_limit()) => {
+                self.stop(true, "draining took too long", now)
             }
-            Stage::Ending { since } if now - since > DRAIN_LIMIT_NS => {
+            Stage::Ending { since } if now - since > self.drain_limit() => {
                 self.stage = Stage::Over;
                 self.manifest.events.internal = "agents did not end in time".to_owned();
-                Vec::new()
+                // Whoever still runs must not be taken for part of the next run.
+                let reason = "it did not end its run in time".to_owned();
+                self.tell_all(|| to_agent::Message::Refused(v1::Refused { reason: reason.clone() }))
             }
             _ => Vec::new(),
         }
     }
 
+    fn drain_limit(&self) -> i64 {
+        DRAIN_LIMIT_NS.saturating_add(self.log_off_ns)
+    }
+
     fn start_if_ready(&mut self, now: i64) -> Vec<Order> {
-        if !matches!(self.stage, Stage::Readying { .. }) || self.members.values().any(|m| m.ready.is_none()) {
+        if !matches!(self.stage, Stage::Readying { .. })
+            || self.members.values().any(|m| m.ready.is_none() && !m.done)
+        {
             return Vec::new();
         }
         let margin = now + START_MARGIN_NS;
@@ -263,7 +297,11 @@ impl Run {
         let end = start + i64::try_from(plan::timeline::length_ns(&self.scenario)).unwrap_or(i64::MAX / 4);
         self.start = Some(start);
         self.stage = Stage::Running { start, end };
-        self.tell_all(|| to_agent::Message::Start(v1::Start { start_unix_ns: start }))
+        let (from, to) = ((start - self.origin) as u64, (end - self.origin) as u64);
+        self.manifest.steps = shell::steps(&self.scenario, from, to, to, true);
+        let mut orders = vec![Order::Draft(Box::new(self.manifest.clone()))];
+        orders.extend(self.tell_all(|| to_agent::Message::Start(v1::Start { start_unix_ns: start })));
+        orders
     }
 
     fn tell_all(&self, message: impl Fn() -> to_agent::Message) -> Vec<Order> {
@@ -285,12 +323,11 @@ impl Run {
         let ended = now.div_euclid(SECOND_NS) + 1;
         self.manifest.ended_unix_s = ended;
         let start = self.start.map_or(ended * SECOND_NS - self.origin, |start| start - self.origin);
-        self.manifest.steps = shell::steps(
-            &self.scenario,
-            start.max(0) as u64,
-            (ended * SECOND_NS - self.origin) as u64,
-            self.start.is_some(),
-        );
+        let end = (ended * SECOND_NS - self.origin).max(0) as u64;
+        // No arrival is offered after this: what follows belongs to the drain, as agents book it.
+        let cut = self.stopped.map_or(end, |stopped| (stopped - self.origin).max(0) as u64);
+        self.manifest.steps =
+            shell::steps(&self.scenario, start.max(0) as u64, cut, end, self.start.is_some());
         for info in &mut self.manifest.agents {
             let Some(member) = self.members.get(&info.name) else { continue };
             info.lost.clone_from(&member.lost);
@@ -299,6 +336,7 @@ impl Run {
             if let Some(ready) = &member.ready {
                 info.receive_stamps.clone_from(&ready.receive_stamps);
                 info.priority.clone_from(&ready.priority);
+                info.tls.clone_from(&ready.tls);
                 if self.manifest.server.is_empty() {
                     self.manifest.server.clone_from(&ready.server);
                 }
@@ -324,6 +362,29 @@ impl Run {
                 users: self.manifest.users,
             },
         )
+    }
+}
+
+/// Where seconds lie in a run.
+struct Places<'a> {
+    manifest: &'a Manifest,
+    started: bool,
+}
+
+impl<'a> Places<'a> {
+    fn of(&self, second: i64) -> Option<live::Place<'a>> {
+        let t_s = second - self.manifest.origin_unix_s;
+        let since = |from_s: f64| (t_s as f64 - from_s).max(0.0) as u64;
+        if !self.started {
+            // Nobody knows yet when the warm-up ends.
+            return Some(live::Place { step: 0, name: "warmup", phase: Phase::Warmup, held_s: since(0.0) });
+        }
+        self.manifest.steps.iter().find_map(|step| {
+            let inside = |phase: &&PhaseInfo| (phase.from_s..phase.to_s).contains(&(t_s as f64));
+            let phase = step.phases.iter().find(inside)?;
+            let held_s = since(phase.from_s);
+            Some(live::Place { step: step.step, name: &step.name, phase: phase.phase, held_s })
+        })
     }
 }
 

@@ -75,7 +75,7 @@ fn a_percentile_needs_ten_samples_above_it() {
 
 #[test]
 fn what_is_likely_to_spoil_a_run_is_a_warning() {
-    let table: [(&str, &[&str], &str); 6] = [
+    let table: [(&str, &[&str], &str); 7] = [
         ("workflow", &["users.count=100"], "50 pairs carry 100/s only while a workflow lasts at most 0.5 s"),
         (
             "held",
@@ -86,6 +86,7 @@ fn what_is_likely_to_spoil_a_run_is_a_warning() {
         ("workflow", &["safety.max_rate=50/s"], "safety.max_rate 50/s lies below the highest rate 100/s"),
         ("held", &["workload.expires=60s"], "the run outlasts expires = 1m"),
         ("workflow", &["pool.tls.ca=\"x\""], "pool.tls has no effect with transport = \"udp\""),
+        ("workflow", &["pool.tls.legacy=true"], "pool.tls has no effect with transport = \"udp\""),
     ];
     for (preset, sets, warning) in table {
         let (without, _) = checked(preset, &[]);
@@ -98,6 +99,15 @@ fn what_is_likely_to_spoil_a_run_is_a_warning() {
     let (check, _) = checked("held", &many);
     assert_eq!(check.ports, Some(8 * 28_232));
     assert!(!check.warnings.iter().any(|w| w.contains("connections")), "{:?}", check.warnings);
+}
+
+#[test]
+fn sessions_of_openssl_are_larger() {
+    let memory = |legacy: &str| {
+        let legacy = format!("pool.tls.legacy={legacy}");
+        checked("held", &["users.count=1000", "pool.transport=tls", &legacy]).0.memory
+    };
+    assert_eq!(memory("true") - memory("false"), 1_000 * (42_000 - 9_800));
 }
 
 #[test]

@@ -219,6 +219,7 @@ target = "127.0.0.1:5060"
         "pool.target=127.0.0.9",
         "pool.allow=10.0.0.0/8",
         "pool.tls.ca=\"x.pem\"",
+        "pool.tls.legacy=true",
         "users.pattern=sip:v{n}@pool.test",
         "step.0.gate=true",
         "trust.profile=ci",

@@ -2,7 +2,9 @@
 //! lost, doubled or delayed, every workflow and every expectation ends exactly
 //! once, and nothing is left behind.
 
-use std::collections::{BTreeMap, HashMap};
+#[path = "../../presence/tests/support/desk.rs"]
+mod desk;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -10,97 +12,26 @@ use adsum_pool::PoolConfig;
 use adsum_pool::config::Chance;
 use adsum_pool::core::{Core, Peer};
 use adsum_presence::accounts::{Accounts, Pattern};
-use adsum_presence::host::{
-    Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Phase, Sample, Sent, Stage,
-};
+use adsum_presence::host::{Counter, Measure, Origin, Phase, Stage};
 use adsum_presence::population::{Config, Dialect, Kind, Population, Transport};
 use adsum_sip::ids::Namespace;
 use adsum_sip::{Scanner, Time};
+use desk::{Dice, LossyWire};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 
-/// A wire with faults; what is on it, by instant of arrival.
-struct Wire {
-    chance: Chance,
-    loss: f64,
-    doubled: f64,
-    to_pool: BTreeMap<(Time, u64), Vec<u8>>,
-    to_users: BTreeMap<(Time, u64), Vec<u8>>,
-    sequence: u64,
-}
-
-impl Wire {
-    fn put(&mut self, now: Time, to_pool: bool, bytes: &[u8]) {
-        let copies = 1 + u64::from(self.chance.hit(self.doubled));
-        for _ in 0..copies {
-            if self.chance.hit(self.loss) {
-                continue;
-            }
-            self.sequence += 1;
-            // Between 1 and 20 ms: messages overtake one another.
-            let at = now + MS + self.chance.bits() % (19 * MS);
-            let queue = if to_pool { &mut self.to_pool } else { &mut self.to_users };
-            queue.insert((at, self.sequence), bytes.to_vec());
-        }
+impl Dice for Chance {
+    fn hit(&mut self, chance: f64) -> bool {
+        Chance::hit(self, chance)
+    }
+    fn below(&mut self, limit: u64) -> u64 {
+        self.bits() % limit
     }
 }
 
-struct Users {
-    now: Time,
-    wire: Wire,
-    counts: HashMap<Counter, u64>,
-    samples: HashMap<Measure, Vec<u64>>,
-    censored: HashMap<Measure, u64>,
-    failures: Vec<String>,
-}
-
-impl Users {
-    fn of(&self, counter: Counter) -> u64 {
-        self.counts.get(&counter).copied().unwrap_or(0)
-    }
-
-    fn sampled(&self, measure: Measure) -> u64 {
-        self.samples.get(&measure).map_or(0, |s| s.len() as u64)
-    }
-}
-
-impl Host for Users {
-    fn open(&mut self, _: Time, _: u32) -> Opened {
-        Opened::Ready(0)
-    }
-    fn close(&mut self, _: u32, _: Flow) {}
-    fn send(&mut self, _: Flow, _: Hop, bytes: &[u8]) -> Sent {
-        self.wire.put(self.now, true, bytes);
-        Sent::At(self.now)
-    }
-    fn reply(&mut self, flow: Flow, _: Origin, bytes: &[u8]) -> Sent {
-        self.send(flow, Hop::Target, bytes)
-    }
-    fn write_local(&self, _: Flow, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"127.0.0.1:4000");
-    }
-    fn hop(&mut self, _: Flow, _: &[u8]) -> Hop {
-        Hop::Target
-    }
-    fn sample(&mut self, s: &Sample) {
-        assert!(s.ended >= s.sent && s.sent >= s.intended, "{s:?}");
-        self.samples.entry(s.measure).or_default().push(s.ended.since(s.sent));
-    }
-    fn censored(&mut self, measure: Measure, _: Stage, _: Time, _: Time) {
-        *self.censored.entry(measure).or_default() += 1;
-    }
-    fn send_lag(&mut self, _: Stage, _: Time, _: Time) {}
-    fn count(&mut self, _: Stage, counter: Counter, _: Time, n: u64) {
-        *self.counts.entry(counter).or_default() += n;
-    }
-    fn message_sent(&mut self, _: Method, _: u16, _: bool) {}
-    fn message_received(&mut self, _: Method, _: u16, _: bool) {}
-    fn failed(&mut self, f: &Failure<'_>) {
-        self.failures.push(format!("{} {} {}", f.activity.name(), f.code, String::from_utf8_lossy(f.reason)));
-    }
-}
+type Users = desk::Desk<LossyWire<Chance>>;
 
 struct World {
     population: Population,
@@ -133,21 +64,8 @@ impl World {
         };
         World {
             population: Population::new(config, Rc::new(accounts), Time(0)).unwrap(),
-            users: Users {
-                now: Time(0),
-                wire: Wire {
-                    chance: Chance::new(seed),
-                    loss,
-                    doubled,
-                    to_pool: BTreeMap::new(),
-                    to_users: BTreeMap::new(),
-                    sequence: 0,
-                },
-                counts: HashMap::new(),
-                samples: HashMap::new(),
-                censored: HashMap::new(),
-                failures: Vec::new(),
-            },
+            // Between 1 and 20 ms: messages overtake one another.
+            users: Users::new(LossyWire::new(Chance::new(seed), loss, doubled, (MS, 19 * MS))),
             pool: Core::new(PoolConfig { users: pairs * 2, seed, ..pool }, server),
             client,
             server,
@@ -156,12 +74,7 @@ impl World {
 
     /// The next instant at which anything happens.
     fn next(&self) -> Time {
-        let wire = &self.users.wire;
-        let first = |queue: &BTreeMap<(Time, u64), Vec<u8>>| queue.keys().next().map_or(Time::NEVER, |k| k.0);
-        first(&wire.to_pool)
-            .min(first(&wire.to_users))
-            .min(self.population.next_timer())
-            .min(self.pool.next_timer())
+        self.users.carrier.next().min(self.population.next_timer()).min(self.pool.next_timer())
     }
 
     fn advance(&mut self, until: Time) {
@@ -174,16 +87,14 @@ impl World {
             }
             self.users.now = now;
             let mut outs = Vec::new();
-            while let Some(entry) = self.users.wire.to_pool.first_entry().filter(|e| e.key().0 <= now) {
-                let bytes = entry.remove();
+            while let Some(bytes) = self.users.carrier.at_server(now) {
                 self.pool.handle(now, Peer::Udp(self.client), &bytes, &mut outs);
             }
             self.pool.expire(now, &mut outs);
             for out in outs {
-                self.users.wire.put(now.max(out.at), false, &out.bytes);
+                self.users.carrier.answer(now.max(out.at), &out.bytes);
             }
-            while let Some(entry) = self.users.wire.to_users.first_entry().filter(|e| e.key().0 <= now) {
-                let bytes = entry.remove();
+            while let Some(bytes) = self.users.carrier.at_users(now) {
                 let message = scanner.scan(&bytes).unwrap();
                 let origin = Origin { from: self.server, foreign: false };
                 self.population.on_message(now, now, 0, origin, &message, &mut self.users);
@@ -258,7 +169,7 @@ fn a_notification_that_never_comes_is_missed_once() {
     assert_eq!(world.users.of(Counter::Missed), world.users.of(Counter::Expected));
     assert_eq!(world.users.of(Counter::WorkflowTimedOut), world.users.of(Counter::Sent));
     assert!(
-        world.users.failures.iter().all(|f| f.starts_with("notify timeout:notify")),
+        world.users.failures.iter().all(|f| f.0.starts_with("notify timeout:notify")),
         "{:?}",
         world.users.failures
     );

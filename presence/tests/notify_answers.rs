@@ -3,27 +3,29 @@
 //! transaction with the stored response: over a wire that loses, doubles and
 //! reorders, both must give the same bytes, every time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+#[path = "support/desk.rs"]
+mod desk;
+
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use adsum_presence::accounts::{Accounts, Pattern};
-use adsum_presence::host::{
-    Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Phase, Sample, Sent, Stage,
-};
+use adsum_presence::host::{Method, Origin, Phase, Stage};
 use adsum_presence::population::{Config, Dialect, Kind, Population, Transport};
 use adsum_sip::client::{self, ClientTransaction, OnResponse, OnTimer};
 use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::server::{Key, OnAnswer, OnRequest, ServerTransaction};
 use adsum_sip::time::{MILLISECOND, SECOND};
 use adsum_sip::{HeaderId, Message, Scanner, Start, Time};
+use desk::{Dice, LossyWire};
 use proptest::prelude::*;
 
 const STAGE: Stage = Stage { step: 1, phase: Phase::Hold };
 
 struct Random(u64);
 
-impl Random {
+impl Dice for Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(1);
         mix(self.0) % limit
@@ -33,68 +35,8 @@ impl Random {
     }
 }
 
-/// What is on the wire, by instant of arrival.
-struct Wire {
-    now: Time,
-    random: Random,
-    loss: f64,
-    doubled: f64,
-    to_notifier: BTreeMap<(Time, u64), Vec<u8>>,
-    to_users: BTreeMap<(Time, u64), Vec<u8>>,
-    sequence: u64,
-}
-
-impl Wire {
-    fn put(&mut self, to_users: bool, bytes: &[u8]) {
-        for _ in 0..1 + u64::from(self.random.hit(self.doubled)) {
-            if self.random.hit(self.loss) {
-                continue;
-            }
-            self.sequence += 1;
-            let at = self.now + MILLISECOND + self.random.below(300 * MILLISECOND);
-            let queue = if to_users { &mut self.to_users } else { &mut self.to_notifier };
-            queue.insert((at, self.sequence), bytes.to_vec());
-        }
-    }
-}
-
-/// The host of the population: a wire, and what the population did last.
-struct Users {
-    wire: Wire,
-    replies: Vec<Vec<u8>>,
-    received: Vec<(Method, u16, bool)>,
-}
-
-impl Host for Users {
-    fn open(&mut self, _: Time, _: u32) -> Opened {
-        Opened::Ready(0)
-    }
-    fn close(&mut self, _: u32, _: Flow) {}
-    fn send(&mut self, _: Flow, _: Hop, bytes: &[u8]) -> Sent {
-        self.wire.put(false, bytes);
-        Sent::At(self.wire.now)
-    }
-    fn reply(&mut self, _: Flow, _: Origin, bytes: &[u8]) -> Sent {
-        self.replies.push(bytes.to_vec());
-        self.wire.put(false, bytes);
-        Sent::At(self.wire.now)
-    }
-    fn write_local(&self, _: Flow, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"127.0.0.1:4000");
-    }
-    fn hop(&mut self, _: Flow, _: &[u8]) -> Hop {
-        Hop::Target
-    }
-    fn sample(&mut self, _: &Sample) {}
-    fn censored(&mut self, _: Measure, _: Stage, _: Time, _: Time) {}
-    fn send_lag(&mut self, _: Stage, _: Time, _: Time) {}
-    fn count(&mut self, _: Stage, _: Counter, _: Time, _: u64) {}
-    fn message_sent(&mut self, _: Method, _: u16, _: bool) {}
-    fn message_received(&mut self, method: Method, code: u16, again: bool) {
-        self.received.push((method, code, again));
-    }
-    fn failed(&mut self, _: &Failure<'_>) {}
-}
+type Wire = LossyWire<Random>;
+type Users = desk::Desk<Wire>;
 
 /// One subscription as the notifier has it. It notifies whether or not what it
 /// sent before was answered.
@@ -127,18 +69,18 @@ fn text(bytes: Option<&[u8]>) -> String {
 }
 
 impl Notifier {
-    fn handle(&mut self, message: &Message<'_>, wire: &mut Wire) {
+    fn handle(&mut self, message: &Message<'_>, now: Time, wire: &mut Wire) {
         let branch = message.branch().unwrap().to_vec();
         let Start::Request { method, .. } = message.start() else {
             if let Some(notification) = self.notifications.get_mut(&branch)
-                && notification.transaction.on_response(wire.now, message.code()) == OnResponse::Final
+                && notification.transaction.on_response(now, message.code()) == OnResponse::Final
             {
                 self.notifications.remove(&branch);
             }
             return;
         };
         if let Some(answer) = self.answers.get(&branch) {
-            return wire.put(true, answer);
+            return wire.answer(now, answer);
         }
         let expires = message.expires().unwrap_or(0);
         let mut to = text(message.header(HeaderId::To));
@@ -157,7 +99,7 @@ impl Notifier {
             text(message.header(HeaderId::Via)),
             text(message.header(HeaderId::CSeq)),
         );
-        wire.put(true, answer.as_bytes());
+        wire.answer(now, answer.as_bytes());
         self.answers.insert(branch, answer.into_bytes());
         if method != b"SUBSCRIBE" {
             return;
@@ -175,11 +117,11 @@ impl Notifier {
             });
             self.subscriptions.len() - 1
         });
-        self.notify(index, expires == 0, wire);
+        self.notify(index, expires == 0, now, wire);
     }
 
     /// A NOTIFY in one of the shapes that have to come back unchanged.
-    fn notify(&mut self, index: usize, end: bool, wire: &mut Wire) {
+    fn notify(&mut self, index: usize, end: bool, now: Time, wire: &mut Wire) {
         let subscription = &mut self.subscriptions[index];
         if subscription.ended {
             return;
@@ -188,7 +130,7 @@ impl Notifier {
         subscription.cseq += 1;
         self.branches += 1;
         let branch = format!("z9hG4bKn{}", self.branches);
-        let via = match wire.random.below(4) {
+        let via = match wire.dice.below(4) {
             0 => format!("Via: SIP/2.0/UDP 127.0.0.1:5060;branch={branch}"),
             1 => format!("Via: SIP/2.0/UDP 127.0.0.1:5060;rport;branch={branch}"),
             2 => format!(
@@ -196,7 +138,7 @@ impl Notifier {
             ),
             _ => format!("Via: SIP/2.0/UDP\r\n 127.0.0.1;branch={branch}\r\n ;rport"),
         };
-        let event = if !end && wire.random.hit(0.1) { "dialog" } else { "presence" };
+        let event = if !end && wire.dice.hit(0.1) { "dialog" } else { "presence" };
         let state = if end { "terminated;reason=timeout" } else { "active;expires=900" };
         let bytes = format!(
             "NOTIFY {} SIP/2.0\r\n{via}\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {} NOTIFY\r\n\
@@ -205,8 +147,8 @@ impl Notifier {
             subscription.contact, subscription.from, subscription.to, subscription.call_id, subscription.cseq,
         )
         .into_bytes();
-        wire.put(true, &bytes);
-        let transaction = ClientTransaction::new(client::Method::NonInvite, false, wire.now);
+        wire.answer(now, &bytes);
+        let transaction = ClientTransaction::new(client::Method::NonInvite, false, now);
         self.notifications.insert(branch.into_bytes(), Notification { transaction, bytes });
     }
 
@@ -214,12 +156,12 @@ impl Notifier {
         self.notifications.values().map(|n| n.transaction.next()).min().unwrap_or(Time::NEVER)
     }
 
-    fn on_timer(&mut self, wire: &mut Wire) {
+    fn on_timer(&mut self, now: Time, wire: &mut Wire) {
         let mut due: Vec<_> = self.notifications.iter_mut().collect();
         due.sort_by(|a, b| a.0.cmp(b.0));
         for (_, notification) in due {
-            if notification.transaction.on_timer(wire.now) == OnTimer::Retransmit {
-                wire.put(true, &notification.bytes);
+            if notification.transaction.on_timer(now) == OnTimer::Retransmit {
+                wire.answer(now, &notification.bytes);
             }
         }
         self.notifications.retain(|_, n| n.transaction.is_open());
@@ -265,18 +207,10 @@ impl World {
             password: Pattern::parse("pw-user{n:06}").unwrap(),
             pairs: (0..pairs).collect(),
         };
-        let wire = Wire {
-            now: Time(0),
-            random: Random(seed),
-            loss,
-            doubled,
-            to_notifier: BTreeMap::new(),
-            to_users: BTreeMap::new(),
-            sequence: 0,
-        };
+        let wire = Wire::new(Random(seed), loss, doubled, (MILLISECOND, 300 * MILLISECOND));
         World {
             population: Population::new(config, Rc::new(accounts), Time(0)).unwrap(),
-            users: Users { wire, replies: Vec::new(), received: Vec::new() },
+            users: Users::new(wire),
             notifier: Notifier::default(),
             stored: HashMap::new(),
             newest: HashMap::new(),
@@ -286,27 +220,21 @@ impl World {
     }
 
     fn advance(&mut self, until: Time) {
-        let first = |queue: &BTreeMap<(Time, u64), Vec<u8>>| queue.keys().next().map_or(Time::NEVER, |k| k.0);
         loop {
-            let wire = &self.users.wire;
-            let next = first(&wire.to_notifier)
-                .min(first(&wire.to_users))
-                .min(self.population.next_timer())
-                .min(self.notifier.next());
-            let now = next.max(wire.now);
+            let next =
+                (self.users.carrier.next()).min(self.population.next_timer()).min(self.notifier.next());
+            let now = next.max(self.users.now);
             if now > until {
-                self.users.wire.now = until;
+                self.users.now = until;
                 return;
             }
-            self.users.wire.now = now;
+            self.users.now = now;
             let mut scanner = Scanner::new();
-            while let Some(entry) = self.users.wire.to_notifier.first_entry().filter(|e| e.key().0 <= now) {
-                let bytes = entry.remove();
-                self.notifier.handle(&scanner.scan(&bytes).unwrap(), &mut self.users.wire);
+            while let Some(bytes) = self.users.carrier.at_server(now) {
+                self.notifier.handle(&scanner.scan(&bytes).unwrap(), now, &mut self.users.carrier);
             }
-            self.notifier.on_timer(&mut self.users.wire);
-            while let Some(entry) = self.users.wire.to_users.first_entry().filter(|e| e.key().0 <= now) {
-                let bytes = entry.remove();
+            self.notifier.on_timer(now, &mut self.users.carrier);
+            while let Some(bytes) = self.users.carrier.at_users(now) {
                 self.arrives(now, &scanner.scan(&bytes).unwrap());
             }
             self.population.on_timer(now, &mut self.users);
@@ -352,17 +280,17 @@ impl World {
     }
 
     fn notify_somebody(&mut self) {
-        let wire = &mut self.users.wire;
+        let (now, wire) = (self.users.now, &mut self.users.carrier);
         if self.notifier.subscriptions.is_empty() {
             return;
         }
-        let index = wire.random.below(self.notifier.subscriptions.len() as u64) as usize;
-        for _ in 0..=wire.random.below(4) {
-            self.notifier.notify(index, false, &mut self.users.wire);
+        let index = wire.dice.below(self.notifier.subscriptions.len() as u64) as usize;
+        for _ in 0..=wire.dice.below(4) {
+            self.notifier.notify(index, false, now, wire);
         }
         // Now and then the server ends a subscription; the user makes another one.
-        if self.users.wire.random.hit(0.05) {
-            self.notifier.notify(index, true, &mut self.users.wire);
+        if wire.dice.hit(0.05) {
+            self.notifier.notify(index, true, now, wire);
         }
     }
 }
@@ -374,7 +302,7 @@ fn play(seed: u64, loss: f64, doubled: f64) -> Compared {
     }
     world.advance(Time(40 * SECOND));
     for pair in 0..5 {
-        let now = world.users.wire.now;
+        let now = world.users.now;
         world.population.subscribe(now, pair, now, STAGE, &mut world.users);
     }
     for turn in 0..200 {
@@ -382,7 +310,7 @@ fn play(seed: u64, loss: f64, doubled: f64) -> Compared {
         world.notify_somebody();
     }
     for user in (0..10).rev() {
-        let now = world.users.wire.now;
+        let now = world.users.now;
         world.population.sign_off(now, user, STAGE, &mut world.users);
         for _ in 0..3 {
             world.notify_somebody();

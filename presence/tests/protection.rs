@@ -1,13 +1,14 @@
 //! A user against a scripted server that wants credentials: the seam is called
 //! last at writing, first at reading, and what it says decides.
 
+#[path = "support/desk.rs"]
+mod desk;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use adsum_presence::accounts::{Accounts, Pattern};
-use adsum_presence::host::{
-    Counter, Failure, Flow, Hop, Host, Measure, Method, Opened, Origin, Sample, Sent, Stage,
-};
+use adsum_presence::host::{Counter, Origin, Stage};
 use adsum_presence::population::{Config, Dialect, Kind, Population, Transport};
 use adsum_sip::digest::{Authorization, Secret};
 use adsum_sip::ids::Namespace;
@@ -16,46 +17,8 @@ use adsum_sip::{HeaderId, Message, Scanner, Time};
 const SECOND: u64 = 1_000_000_000;
 const PASSWORD: &[u8] = b"pw-1";
 
-/// What the population sent, counted and failed.
-#[derive(Default)]
-struct Desk {
-    sent: Vec<Vec<u8>>,
-    mismatches: u64,
-    failures: Vec<String>,
-}
-
-impl Host for Desk {
-    fn open(&mut self, _: Time, _: u32) -> Opened {
-        Opened::Ready(0)
-    }
-    fn close(&mut self, _: u32, _: Flow) {}
-    fn send(&mut self, _: Flow, _: Hop, bytes: &[u8]) -> Sent {
-        self.sent.push(bytes.to_vec());
-        Sent::At(Time(0))
-    }
-    fn reply(&mut self, _: Flow, _: Origin, _: &[u8]) -> Sent {
-        Sent::At(Time(0))
-    }
-    fn write_local(&self, _: Flow, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"127.0.0.1:4000");
-    }
-    fn hop(&mut self, _: Flow, _: &[u8]) -> Hop {
-        Hop::Target
-    }
-    fn sample(&mut self, _: &Sample) {}
-    fn censored(&mut self, _: Measure, _: Stage, _: Time, _: Time) {}
-    fn send_lag(&mut self, _: Stage, _: Time, _: Time) {}
-    fn count(&mut self, _: Stage, counter: Counter, _: Time, n: u64) {
-        if counter == Counter::AuthMismatch {
-            self.mismatches += n;
-        }
-    }
-    fn message_sent(&mut self, _: Method, _: u16, _: bool) {}
-    fn message_received(&mut self, _: Method, _: u16, _: bool) {}
-    fn failed(&mut self, failure: &Failure<'_>) {
-        self.failures.push(format!("{} {}", failure.activity.name(), failure.code));
-    }
-}
+/// What was sent, counted and failed.
+type Desk = desk::Desk<Vec<Vec<u8>>>;
 
 struct World {
     population: Population,
@@ -82,7 +45,15 @@ impl World {
             pairs: vec![0],
         };
         let population = Population::new(config, Rc::new(accounts), Time(0)).unwrap();
-        World { population, desk: Desk::default() }
+        World { population, desk: Desk::new(Vec::new()) }
+    }
+
+    fn mismatches(&self) -> u64 {
+        self.desk.of(Counter::AuthMismatch)
+    }
+
+    fn failures(&self) -> Vec<String> {
+        self.desk.failures.iter().map(|(what, _)| what.clone()).collect()
     }
 
     fn sign_on(&mut self) -> bool {
@@ -92,7 +63,7 @@ impl World {
     /// Lets `serve` see the request that waits for an answer, and hands its answer back.
     /// `serve` gives status and further header lines.
     fn answer(&mut self, serve: impl FnOnce(&Message<'_>) -> (u16, String)) {
-        let bytes = self.desk.sent.last().unwrap().clone();
+        let bytes = self.desk.carrier.last().unwrap().clone();
         let mut scanner = Scanner::new();
         let request = scanner.scan(&bytes).unwrap();
         assert_eq!(request.body().len() + head_of(&bytes), bytes.len(), "Content-Length is right");
@@ -153,8 +124,8 @@ fn a_proxy_and_the_registrar_behind_it_both_get_credentials() {
         (200, String::new())
     });
     assert!(world.population.is_registered(0));
-    assert_eq!((world.desk.sent.len(), world.desk.mismatches), (3, 0));
-    assert_eq!(world.desk.failures, Vec::<String>::new());
+    assert_eq!((world.desk.carrier.len(), world.mismatches()), (3, 0));
+    assert_eq!(world.failures(), Vec::<String>::new());
 }
 
 #[test]
@@ -170,7 +141,7 @@ fn a_wrong_rspauth_is_counted_and_the_answer_used() {
             let rspauth = std::str::from_utf8(rspauth.text()).unwrap();
             (200, format!("Authentication-Info: qop=auth, rspauth=\"{rspauth}\", nextnonce=\"next\"\r\n"))
         });
-        assert_eq!(world.desk.mismatches, mismatches);
+        assert_eq!(world.mismatches(), mismatches);
         assert!(world.population.is_registered(0));
         world.population.publish(Time(0), 0, Time(0), Stage::WARMUP, &mut world.desk);
         world.answer(|request| {
@@ -178,7 +149,7 @@ fn a_wrong_rspauth_is_counted_and_the_answer_used() {
             assert_eq!((given.nonce, given.nc), (&b"next"[..], &b"00000001"[..]));
             (200, "SIP-ETag: e\r\nExpires: 600\r\n".into())
         });
-        assert_eq!(world.desk.failures, Vec::<String>::new());
+        assert_eq!(world.failures(), Vec::<String>::new());
     }
 }
 
@@ -200,7 +171,7 @@ fn auth_int_covers_the_document() {
         assert!(!given.proves(Secret::Password(PASSWORD), b"PUBLISH", b"another document"));
         (200, "SIP-ETag: e\r\nExpires: 600\r\n".into())
     });
-    assert_eq!(world.desk.failures, Vec::<String>::new());
+    assert_eq!(world.failures(), Vec::<String>::new());
 }
 
 #[test]
@@ -210,10 +181,10 @@ fn rejected_credentials_are_never_sent_again() {
     let challenge = "WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", qop=\"auth\"\r\n";
     world.answer(|_| (401, challenge.into()));
     world.answer(|_| (401, challenge.into()));
-    assert_eq!(world.desk.failures, ["register auth:rejected"]);
+    assert_eq!(world.failures(), ["register auth:rejected"]);
     assert!(world.population.is_rejected(0));
     assert!(!world.sign_on());
-    assert_eq!(world.desk.sent.len(), 2);
+    assert_eq!(world.desk.carrier.len(), 2);
 }
 
 /// A server that lost its nonces gets one more attempt, a second loss is a refusal.
@@ -223,11 +194,11 @@ fn another_nonce_without_stale_is_tried_once() {
     world.sign_on();
     for nonce in 0..3 {
         let challenge = format!("WWW-Authenticate: Digest realm=\"r\", nonce=\"{nonce}\"\r\n");
-        assert_eq!(world.desk.failures, Vec::<String>::new());
+        assert_eq!(world.failures(), Vec::<String>::new());
         world.answer(|_| (401, challenge));
     }
-    assert_eq!(world.desk.sent.len(), 3);
-    assert_eq!(world.desk.failures, ["register auth:rejected"]);
+    assert_eq!(world.desk.carrier.len(), 3);
+    assert_eq!(world.failures(), ["register auth:rejected"]);
 }
 
 #[test]
@@ -238,8 +209,8 @@ fn a_server_that_never_has_enough_is_given_up() {
         let challenge = format!("WWW-Authenticate: Digest realm=\"r\", nonce=\"{nonce}\", stale=true\r\n");
         world.answer(|_| (401, challenge));
     }
-    assert_eq!(world.desk.sent.len(), 5, "one request and four attempts");
-    assert_eq!(world.desk.failures, ["register auth:rejected"]);
+    assert_eq!(world.desk.carrier.len(), 5, "one request and four attempts");
+    assert_eq!(world.failures(), ["register auth:rejected"]);
 }
 
 #[test]
@@ -249,6 +220,6 @@ fn schemes_that_we_do_not_speak_are_named() {
     world.answer(|_| {
         (401, "WWW-Authenticate: NTLM realm=\"SIP Communications Service\", version=4\r\n".into())
     });
-    assert_eq!(world.desk.failures, ["register auth:unsupported"]);
+    assert_eq!(world.failures(), ["register auth:unsupported"]);
     assert!(!world.population.is_rejected(0), "nobody looked at the credentials");
 }

@@ -1,5 +1,10 @@
 //! The derived files: pure functions of the raw ones.
 
+mod counters;
+mod intervals;
+mod latencies;
+mod spectrum;
+
 use std::collections::BTreeMap;
 
 use crate::files::csv_bytes;
@@ -10,6 +15,11 @@ use crate::print;
 use crate::raw::Raw;
 use crate::threshold::{Judged, Unit};
 use crate::verdict::Verdict;
+
+pub use counters::{ACCOUNTING, counter_sums, counters, over_holds};
+pub use intervals::{arrival_metric, intervals};
+pub use latencies::{agents, percentiles, steps};
+pub use spectrum::{Point, spectrum, spectrum_points};
 
 /// The sum over all sites, as a site.
 pub const ALL: &str = "all";
@@ -43,10 +53,10 @@ pub fn all_series(raw: &Raw) -> Vec<Series> {
         }
     }
     let mut censored: BTreeMap<(u32, Phase, String, String), u64> = BTreeMap::new();
-    for ((_, step, phase, site, _, counter, label), value) in &raw.timeline {
+    for (step, phase, site, counter, label, value) in raw.totals() {
         if counter == "censored" {
-            for site in [site.as_str(), ALL] {
-                *censored.entry((*step, *phase, site.to_owned(), label.clone())).or_default() += value;
+            for site in [site, ALL] {
+                *censored.entry((step, phase, site.to_owned(), label.to_owned())).or_default() += value;
             }
         }
     }
@@ -98,319 +108,6 @@ fn fine(us: Option<f64>) -> String {
     us.map(print::fine_seconds).unwrap_or_default()
 }
 
-fn duration(manifest: &Manifest, step: u32, phase: Phase) -> (f64, f64) {
-    manifest.phase(step, phase).map_or((0.0, 0.0), |p| (p.from_s, p.to_s - p.from_s))
-}
-
-fn per_second(n: u64, seconds: f64) -> String {
-    if seconds > 0.0 { print::rate(n as f64 / seconds) } else { String::new() }
-}
-
-fn rate_of(raw: &Raw, s: &Series, counter: &str, seconds: f64) -> String {
-    per_second(raw.total(s.step, s.phase, site_of(&s.site), counter, None), seconds)
-}
-
-/// `steps.csv`.
-#[must_use]
-pub fn steps(raw: &Raw, manifest: &Manifest, series: &[Series]) -> Vec<u8> {
-    let header = [
-        "schema_version",
-        "run_id",
-        "release",
-        "scenario",
-        "step",
-        "step_name",
-        "phase",
-        "site",
-        "metric",
-        "base",
-        "start_time",
-        "duration_s",
-        "offered_rate_hz",
-        "sent_rate_hz",
-        "count",
-        "censored",
-        "deadline_s",
-        "min_s",
-        "mean_s",
-        "stddev_s",
-        "max_s",
-        "p50_s",
-        "p90_s",
-        "p95_s",
-        "p99_s",
-        "p999_s",
-        "clock_bound_s",
-    ];
-    csv_bytes(
-        &header,
-        series.iter().map(|s| {
-            let (from, seconds) = duration(manifest, s.step, s.phase);
-            let h = &s.histogram;
-            let p = |q: f64| cell(h.percentile(fraction(q), s.censored));
-            vec![
-                SCHEMA_VERSION.to_string(),
-                manifest.run_id.clone(),
-                manifest.release.clone(),
-                manifest.scenario.clone(),
-                s.step.to_string(),
-                manifest.step_name(s.step).to_owned(),
-                s.phase.name().to_owned(),
-                s.site.clone(),
-                s.metric.name().to_owned(),
-                s.base.name().to_owned(),
-                print::time(manifest.origin_unix_s + from as i64),
-                format!("{seconds:.6}"),
-                rate_of(raw, s, "offered", seconds),
-                rate_of(raw, s, "sent", seconds),
-                h.count().to_string(),
-                s.censored.to_string(),
-                s.metric.limit_s(manifest.deadline_s).map(|l| format!("{l:.6}")).unwrap_or_default(),
-                opt(h.min()),
-                fine(h.mean()),
-                fine(h.stddev()),
-                opt(h.max()),
-                p(0.5),
-                p(0.9),
-                p(0.95),
-                p(0.99),
-                p(0.999),
-                String::new(),
-            ]
-        }),
-    )
-}
-
-/// `percentiles.csv`.
-#[must_use]
-pub fn percentiles(manifest: &Manifest, series: &[Series]) -> Vec<u8> {
-    let header = [
-        "schema_version",
-        "run_id",
-        "release",
-        "scenario",
-        "step",
-        "step_name",
-        "phase",
-        "site",
-        "metric",
-        "base",
-        "quantile",
-        "value_s",
-        "relation",
-        "count",
-        "censored",
-    ];
-    let rows = series.iter().flat_map(|s| {
-        manifest.percentiles.iter().map(move |q| {
-            let (value, relation) = match s.histogram.percentile(fraction(*q), s.censored) {
-                Percentile::Value(us) => (print::seconds(us), "eq"),
-                Percentile::Censored => match s.metric.limit_s(manifest.deadline_s) {
-                    Some(limit) => (format!("{limit:.6}"), "gt"),
-                    None => ("inf".to_owned(), "gt"),
-                },
-                Percentile::TooFew => (String::new(), ""),
-            };
-            vec![
-                SCHEMA_VERSION.to_string(),
-                manifest.run_id.clone(),
-                manifest.release.clone(),
-                manifest.scenario.clone(),
-                s.step.to_string(),
-                manifest.step_name(s.step).to_owned(),
-                s.phase.name().to_owned(),
-                s.site.clone(),
-                s.metric.name().to_owned(),
-                s.base.name().to_owned(),
-                print::quantile(*q),
-                value,
-                relation.to_owned(),
-                s.histogram.count().to_string(),
-                s.censored.to_string(),
-            ]
-        })
-    });
-    csv_bytes(&header, rows)
-}
-
-/// The metric whose arrivals a run offers.
-#[must_use]
-pub fn arrival_metric(manifest: &Manifest) -> Metric {
-    if manifest.kind == "held" { Metric::Publish } else { Metric::Workflow }
-}
-
-/// `intervals.csv`, `width` seconds a row.
-#[must_use]
-pub fn intervals(raw: &Raw, manifest: &Manifest, width: i64) -> Vec<u8> {
-    let header = [
-        "schema_version",
-        "run_id",
-        "step",
-        "step_name",
-        "phase",
-        "site",
-        "metric",
-        "base",
-        "interval_start_time",
-        "t_s",
-        "interval_s",
-        "offered",
-        "sent",
-        "count",
-        "censored",
-        "min_s",
-        "mean_s",
-        "p50_s",
-        "p90_s",
-        "p95_s",
-        "p99_s",
-        "max_s",
-    ];
-    let origin = manifest.origin_unix_s;
-    let bucket = |second: i64| (second - origin).div_euclid(width) * width;
-    type Key = (i64, u32, Phase, String, Metric, Base);
-    let mut sums: BTreeMap<Key, Histogram> = BTreeMap::new();
-    for ((second, step, phase, site, metric, base), histogram) in &raw.seconds {
-        for site in [site.as_str(), ALL] {
-            sums.entry((bucket(*second), *step, *phase, site.to_owned(), *metric, *base))
-                .or_default()
-                .add(histogram);
-        }
-    }
-    let mut counts: BTreeMap<(i64, u32, Phase, String, &str), u64> = BTreeMap::new();
-    let mut censored: BTreeMap<(i64, u32, Phase, String, Metric), u64> = BTreeMap::new();
-    for ((second, step, phase, site, _, counter, label), value) in &raw.timeline {
-        for site in [site.as_str(), ALL] {
-            let at = bucket(*second);
-            if counter == "offered" || counter == "sent" {
-                *counts.entry((at, *step, *phase, site.to_owned(), counter)).or_default() += value;
-                sums.entry((at, *step, *phase, site.to_owned(), arrival_metric(manifest), Base::Scheduled))
-                    .or_default();
-            }
-            if let (true, Some(metric)) = (counter == "censored", Metric::parse(label)) {
-                *censored.entry((at, *step, *phase, site.to_owned(), metric)).or_default() += value;
-                for base in metric.bases() {
-                    sums.entry((at, *step, *phase, site.to_owned(), metric, *base)).or_default();
-                }
-            }
-        }
-    }
-    let rows = sums.iter().map(|((t, step, phase, site, metric, base), h)| {
-        let count = |name: &'static str| -> String {
-            if *metric == arrival_metric(manifest) && *base == Base::Scheduled {
-                counts.get(&(*t, *step, *phase, site.clone(), name)).copied().unwrap_or(0).to_string()
-            } else {
-                String::new()
-            }
-        };
-        let lost = censored.get(&(*t, *step, *phase, site.clone(), *metric)).copied().unwrap_or(0);
-        let p = |q: f64| cell(h.percentile(fraction(q), lost));
-        vec![
-            SCHEMA_VERSION.to_string(),
-            manifest.run_id.clone(),
-            step.to_string(),
-            manifest.step_name(*step).to_owned(),
-            phase.name().to_owned(),
-            site.clone(),
-            metric.name().to_owned(),
-            base.name().to_owned(),
-            print::time(origin + t),
-            t.to_string(),
-            format!("{width}.000000"),
-            count("offered"),
-            count("sent"),
-            h.count().to_string(),
-            lost.to_string(),
-            opt(h.min()),
-            fine(h.mean()),
-            p(0.5),
-            p(0.9),
-            p(0.95),
-            p(0.99),
-            opt(h.max()),
-        ]
-    });
-    csv_bytes(&header, rows)
-}
-
-/// `agents.csv`: of a step its hold, of warm-up and drain all.
-#[must_use]
-pub fn agents(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
-    let header = [
-        "schema_version",
-        "run_id",
-        "step",
-        "step_name",
-        "phase",
-        "site",
-        "agent",
-        "incarnation",
-        "metric",
-        "base",
-        "offered",
-        "sent",
-        "count",
-        "censored",
-        "p50_s",
-        "p90_s",
-        "p95_s",
-        "p99_s",
-        "max_s",
-        "send_lag_p99_s",
-        "cpu_ratio",
-        "rx_dropped",
-        "coverage_ratio",
-        "clock_bound_s",
-    ];
-    let total = |step: u32, phase: Phase, agent: &str, counter: &str, label: Option<&str>| -> u64 {
-        raw.timeline
-            .iter()
-            .filter(|((_, s, p, _, a, c, l), _)| {
-                *s == step && *p == phase && a == agent && c == counter && label.is_none_or(|x| x == l)
-            })
-            .map(|(_, v)| v)
-            .sum()
-    };
-    let rows = raw.agents.iter().filter(|((_, phase, ..), _)| *phase != Phase::Ramp).map(
-        |((step, phase, site, agent, metric, base), h)| {
-            let info = manifest.agents.iter().find(|a| a.name == *agent);
-            let (_, seconds) = duration(manifest, *step, *phase);
-            let censored = total(*step, *phase, agent, "censored", Some(metric.name()));
-            let lag =
-                raw.agents.get(&(*step, *phase, site.clone(), agent.clone(), Metric::SendLag, Base::None));
-            let p = |q: f64| cell(h.percentile(fraction(q), censored));
-            let share = |n: f64| if seconds > 0.0 { print::ratio(n / seconds) } else { String::new() };
-            vec![
-                SCHEMA_VERSION.to_string(),
-                manifest.run_id.clone(),
-                step.to_string(),
-                manifest.step_name(*step).to_owned(),
-                phase.name().to_owned(),
-                site.clone(),
-                agent.clone(),
-                info.map(|a| a.incarnation.to_string()).unwrap_or_default(),
-                metric.name().to_owned(),
-                base.name().to_owned(),
-                total(*step, *phase, agent, "offered", None).to_string(),
-                total(*step, *phase, agent, "sent", None).to_string(),
-                h.count().to_string(),
-                censored.to_string(),
-                p(0.5),
-                p(0.9),
-                p(0.95),
-                p(0.99),
-                opt(h.max()),
-                lag.map(|lag| cell(lag.percentile(fraction(0.99), 0))).unwrap_or_default(),
-                share(total(*step, *phase, agent, "cpu_us", None) as f64 / 1e6),
-                total(*step, *phase, agent, "rx_dropped", None).to_string(),
-                share(total(*step, *phase, agent, "interval", None) as f64),
-                info.map(|a| format!("{:.6}", a.clock_bound_s)).unwrap_or_default(),
-            ]
-        },
-    );
-    csv_bytes(&header, rows)
-}
-
 /// A number in the unit of its threshold, as files have it.
 #[must_use]
 pub fn in_unit(value: u128, unit: Unit) -> String {
@@ -453,11 +150,13 @@ pub fn thresholds(manifest: &Manifest, verdict: &Verdict) -> Vec<u8> {
             Unit::Ratio => "1",
             Unit::Count => "",
         };
+        let beyond =
+            || j.threshold.stat.metric().map_or_else(String::new, |m| m.beyond_cell(manifest.deadline_s));
         let (value, relation, passed) = match j.judged {
             Judged::Holds(v) => (in_unit(v, j.threshold.unit), "eq", "true"),
             Judged::Broken(Some(v)) => (in_unit(v, j.threshold.unit), "eq", "false"),
-            Judged::Broken(None) => (format!("{:.6}", manifest.deadline_s), "gt", "false"),
-            Judged::HoldsBeyond => (format!("{:.6}", manifest.deadline_s), "gt", "true"),
+            Judged::Broken(None) => (beyond(), "gt", "false"),
+            Judged::HoldsBeyond => (beyond(), "gt", "true"),
             Judged::NotJudged => (String::new(), "", ""),
         };
         let latency = j.threshold.unit == Unit::Time;
@@ -485,155 +184,6 @@ pub fn thresholds(manifest: &Manifest, verdict: &Verdict) -> Vec<u8> {
         ]
     });
     csv_bytes(&header, rows)
-}
-
-/// Counters that are always there, even at 0.
-pub const ACCOUNTING: [&str; 15] = [
-    "offered",
-    "sent",
-    "not_started",
-    "publish_ok",
-    "publish_failed",
-    "workflow_ok",
-    "workflow_timed_out",
-    "workflow_failed",
-    "expected",
-    "delivered",
-    "superseded",
-    "missed",
-    "void",
-    "not_expected",
-    "missed_due",
-];
-
-/// Sums of all counters by (step, phase, site, counter, label), sites and `all`.
-#[must_use]
-pub fn counter_sums(raw: &Raw, manifest: &Manifest) -> BTreeMap<(u32, Phase, String, String, String), u64> {
-    let mut sums = BTreeMap::new();
-    let sites: Vec<String> = manifest.sites().into_iter().chain([ALL.to_owned()]).collect();
-    for step in &manifest.steps {
-        for phase in &step.phases {
-            for site in &sites {
-                for counter in ACCOUNTING.iter().filter(|c| **c != "void") {
-                    sums.insert(
-                        (step.step, phase.phase, site.clone(), (*counter).to_owned(), String::new()),
-                        0,
-                    );
-                }
-                for label in ["publish_failed", "interrupted"] {
-                    sums.insert(
-                        (step.step, phase.phase, site.clone(), "void".to_owned(), label.to_owned()),
-                        0,
-                    );
-                }
-            }
-        }
-    }
-    for ((_, step, phase, site, _, counter, label), value) in &raw.timeline {
-        for site in [site.as_str(), ALL] {
-            *sums.entry((*step, *phase, site.to_owned(), counter.clone(), label.clone())).or_default() +=
-                value;
-        }
-    }
-    sums
-}
-
-/// `counters.csv`.
-#[must_use]
-pub fn counters(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
-    let header =
-        ["schema_version", "run_id", "step", "step_name", "phase", "site", "counter", "label", "value"];
-    let rows = counter_sums(raw, manifest).into_iter().map(|((step, phase, site, counter, label), value)| {
-        vec![
-            SCHEMA_VERSION.to_string(),
-            manifest.run_id.clone(),
-            step.to_string(),
-            manifest.step_name(step).to_owned(),
-            phase.name().to_owned(),
-            site,
-            counter,
-            label,
-            value.to_string(),
-        ]
-    });
-    csv_bytes(&header, rows)
-}
-
-/// One point of a latency spectrum.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    /// Microseconds.
-    pub us: u64,
-    /// Share of all that was observed or censored at or below it.
-    pub quantile: f64,
-    /// Samples at or below it.
-    pub cumulative: u64,
-}
-
-/// Five points for every halving of what lies above, as HdrHistogram's own plots have them.
-#[must_use]
-pub fn spectrum_points(histogram: &Histogram, censored: u64) -> Vec<Point> {
-    let total = histogram.count() + censored;
-    let mut points = Vec::new();
-    let (mut sum, mut level) = (0u64, 0f64);
-    for (index, n) in histogram.cells() {
-        sum += n;
-        let quantile = sum as f64 / total as f64;
-        if quantile >= level || sum == histogram.count() {
-            points.push(Point { us: crate::histogram::highest_at(index), quantile, cumulative: sum });
-            if sum == histogram.count() {
-                break;
-            }
-            // Up to the first level beyond: each halving of what lies above has five.
-            while level <= quantile {
-                let halvings = (1.0 / (1.0 - level)).log2().floor();
-                level += 1.0 / (5.0 * 2f64.powf(halvings + 1.0));
-            }
-        }
-    }
-    points
-}
-
-/// `spectrum.csv`: every hold.
-#[must_use]
-pub fn spectrum(manifest: &Manifest, series: &[Series]) -> Vec<u8> {
-    let header = [
-        "schema_version",
-        "run_id",
-        "step",
-        "step_name",
-        "site",
-        "metric",
-        "base",
-        "value_s",
-        "quantile",
-        "cumulative_count",
-        "inverse_tail",
-    ];
-    let rows = series.iter().filter(|s| s.phase == Phase::Hold).flat_map(|s| {
-        spectrum_points(&s.histogram, s.censored).into_iter().map(move |p| {
-            vec![
-                SCHEMA_VERSION.to_string(),
-                manifest.run_id.clone(),
-                s.step.to_string(),
-                manifest.step_name(s.step).to_owned(),
-                s.site.clone(),
-                s.metric.name().to_owned(),
-                s.base.name().to_owned(),
-                print::seconds(p.us),
-                format!("{:.9}", p.quantile),
-                p.cumulative.to_string(),
-                if p.quantile < 1.0 { format!("{:.3}", 1.0 / (1.0 - p.quantile)) } else { "inf".to_owned() },
-            ]
-        })
-    });
-    csv_bytes(&header, rows)
-}
-
-/// Totals of a counter over all holds, `all` sites.
-#[must_use]
-pub fn over_holds(raw: &Raw, manifest: &Manifest, counter: &str) -> u64 {
-    manifest.holds().map(|(step, _)| raw.total(step.step, Phase::Hold, None, counter, None)).sum()
 }
 
 /// `run.csv`: one row.

@@ -139,8 +139,10 @@ entries! {
         "out_of_files" => "This process had no file descriptor left for connections.", Some(Class::Generator), Cause::OutOfFiles.advice();
         "out_of_ports" => "This host had no local port left for connections.", Some(Class::Generator), Cause::OutOfPorts.advice();
         "lost_interval" => "An agent did not deliver every second of a hold.", Some(Class::Generator), Cause::LostInterval.advice();
-        "not_judged" => "A threshold rests on too few samples: fewer than ten above its rank.", Some(Class::Configuration), Cause::NotJudged.advice();
+        "not_judged" => "A threshold rests on too few samples: fewer than ten above its rank, or none at all; or nobody can read it.", Some(Class::Configuration), Cause::NotJudged.advice();
         "agent_lost" => "An agent went away during the run.", Some(Class::Generator), Cause::AgentLost.advice();
+        "interrupted" => "A signal ended the run before its schedule was over: nobody knows how the rest would have been.", NOBODY, Cause::Interrupted.advice();
+        "internal_error" => "Something went wrong in adsum itself.", Some(Class::Generator), Cause::InternalError.advice();
     }
     "class of failures" {
         "pool" => "The pool did not do what it should: its administrator has to act.", Some(Class::Pool), "Look at the code and the diagnosis in failures.csv; adsum explain CODE says more.";

@@ -205,7 +205,7 @@ const TIMELINE_HEADER: [&str; 12] = [
 fn timeline(raw: &Raw, manifest: &Manifest) -> Vec<u8> {
     csv_bytes(
         &TIMELINE_HEADER,
-        raw.timeline.iter().map(|((second, step, phase, site, agent, counter, label), value)| {
+        raw.timeline().iter().map(|((second, step, phase, site, agent, counter, label), value)| {
             vec![
                 SCHEMA_VERSION.to_string(),
                 manifest.run_id.clone(),
@@ -294,6 +294,14 @@ pub fn read_raw(dir: &Path) -> Result<(Raw, Manifest), FileError> {
             ),
         });
     }
+    let century = 0.0..=3_155_760_000.0;
+    let spans = manifest.steps.iter().flat_map(|step| &step.phases);
+    let sane = [manifest.origin_unix_s, manifest.ended_unix_s].iter().all(|t| (0..=LAST_SECOND).contains(t))
+        && spans.into_iter().all(|span| [span.from_s, span.to_s].iter().all(|s| century.contains(&s.abs())));
+    if !sane {
+        let message = "it has times that are none of this calendar".to_owned();
+        return Err(FileError::Line { file: MANIFEST.to_owned(), line: 1, message });
+    }
     let mut raw = Raw::default();
     read_hlog(dir, &manifest, &mut raw)?;
     read_timeline(dir, &manifest, &mut raw)?;
@@ -328,18 +336,31 @@ fn read_hlog(dir: &Path, manifest: &Manifest, raw: &mut Raw) -> Result<(), FileE
         };
         let bytes = BASE64.decode(payload).map_err(|_| wrong("a payload that is not base 64"))?;
         let histogram = Histogram::from_v2_deflate(&bytes).map_err(|e| wrong(&e))?;
-        match tag.get(5) {
+        raw.weigh(histogram.count()).map_err(|e| wrong(&e.to_string()))?;
+        let there = match tag.get(5) {
             Some(agent) => {
-                raw.agents.insert((step, phase, site, (*agent).to_owned(), metric, base), histogram);
+                raw.agents.insert((step, phase, site, (*agent).to_owned(), metric, base), histogram)
             }
             None => {
-                let from: f64 = from.parse().map_err(|_| wrong("a start that is no number"))?;
-                let second = manifest.origin_unix_s + from.round() as i64;
-                raw.seconds.insert((second, step, phase, site, metric, base), histogram);
+                let from = from.parse().ok().filter(|from: &f64| from.is_finite());
+                let from = from.ok_or_else(|| wrong("a start that is no number"))?.round() as i64;
+                let second = second_of(manifest, from).ok_or_else(|| wrong("a start beyond all years"))?;
+                raw.seconds.insert((second, step, phase, site, metric, base), histogram)
             }
+        };
+        if there.is_some() {
+            return Err(wrong("a second histogram of the same tag and time"));
         }
     }
     Ok(())
+}
+
+/// The last second of the year 9999, in UTC: what RFC 3339 can write.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+/// A second of the calendar, from seconds since the origin.
+fn second_of(manifest: &Manifest, t_s: i64) -> Option<i64> {
+    manifest.origin_unix_s.checked_add(t_s).filter(|second| (0..=LAST_SECOND).contains(second))
 }
 
 struct Rows {
@@ -364,23 +385,30 @@ impl Rows {
     }
 
     fn wrong(&self, row: usize, what: &str) -> FileError {
-        FileError::Line {
-            file: self.file.to_owned(),
-            line: row + 2,
-            message: format!("{what} cannot be read"),
-        }
+        self.error(row, format!("{what} cannot be read"))
+    }
+
+    fn error(&self, row: usize, message: String) -> FileError {
+        // A quoted cell may go over several lines.
+        let line = self.records[row].position().map_or(row + 2, |p| p.line() as usize);
+        FileError::Line { file: self.file.to_owned(), line, message }
     }
 }
 
 fn read_timeline(dir: &Path, manifest: &Manifest, raw: &mut Raw) -> Result<(), FileError> {
     let rows = Rows::read(dir, TIMELINE, &TIMELINE_HEADER)?;
     for (number, row) in rows.records.iter().enumerate() {
-        let second = manifest.origin_unix_s + row[3].parse::<i64>().map_err(|_| rows.wrong(number, "t_s"))?;
+        let t_s = row[3].parse().ok().and_then(|t_s| second_of(manifest, t_s));
+        let second = t_s.ok_or_else(|| rows.wrong(number, "t_s"))?;
         let step = row[4].parse().map_err(|_| rows.wrong(number, "step"))?;
         let phase = Phase::parse(&row[6]).ok_or_else(|| rows.wrong(number, "phase"))?;
         let value = row[11].parse().map_err(|_| rows.wrong(number, "value"))?;
         let key = (second, step, phase, row[7].into(), row[8].into(), row[9].into(), row[10].into());
-        raw.timeline.insert(key, value);
+        raw.weigh(value).map_err(|e| rows.error(number, e.to_string()))?;
+        if raw.timeline().contains_key(&key) {
+            return Err(rows.error(number, "the same second, agent, counter and label once more".to_owned()));
+        }
+        raw.count(key, value);
     }
     Ok(())
 }
@@ -394,16 +422,17 @@ fn read_failures(dir: &Path, raw: &mut Raw) -> Result<(), FileError> {
         let key =
             (step, phase, row[5].into(), row[6].into(), row[7].into(), class, row[9].into(), row[10].into());
         let time = |cell: &str| print::parse_time_ms(cell);
-        raw.failures.insert(
-            key,
-            FailureSum {
-                count: row[12].parse().map_err(|_| rows.wrong(number, "count"))?,
-                diagnosis: row[11].into(),
-                first_unix_ns: time(&row[13]).ok_or_else(|| rows.wrong(number, "first_time"))?,
-                last_unix_ns: time(&row[14]).ok_or_else(|| rows.wrong(number, "last_time"))?,
-                example: row[15].into(),
-            },
-        );
+        let sum = FailureSum {
+            count: row[12].parse().map_err(|_| rows.wrong(number, "count"))?,
+            diagnosis: row[11].into(),
+            first_unix_ns: time(&row[13]).ok_or_else(|| rows.wrong(number, "first_time"))?,
+            last_unix_ns: time(&row[14]).ok_or_else(|| rows.wrong(number, "last_time"))?,
+            example: row[15].into(),
+        };
+        raw.weigh(sum.count).map_err(|e| rows.error(number, e.to_string()))?;
+        if raw.failures.insert(key, sum).is_some() {
+            return Err(rows.error(number, "the same kind of failure once more".to_owned()));
+        }
     }
     Ok(())
 }

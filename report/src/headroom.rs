@@ -1,5 +1,6 @@
 //! How far the engine was from its limits.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::histogram::{Histogram, Percentile, Quantile};
@@ -28,22 +29,31 @@ pub struct Busiest {
 /// CPU time of single shards in a hold; `None` if it was not recorded for each.
 #[must_use]
 pub fn busiest(raw: &Raw, manifest: &Manifest, step: u32, limit: f64) -> Option<Busiest> {
-    let mut found: Option<Busiest> = None;
-    let (mut above, mut of) = (0, 0);
-    for ((second, s, phase, _, agent, counter, label), us) in &raw.timeline {
-        if (*s, *phase) != (step, Phase::Hold) || counter != "cpu_us" || label.is_empty() {
+    busiest_of_holds(raw, manifest, limit).remove(&step)
+}
+
+/// The same of every hold, in one pass.
+#[must_use]
+pub fn busiest_of_holds(raw: &Raw, manifest: &Manifest, limit: f64) -> BTreeMap<u32, Busiest> {
+    let mut found: BTreeMap<u32, Busiest> = BTreeMap::new();
+    for ((second, step, phase, _, agent, counter, label), us) in raw.timeline() {
+        if *phase != Phase::Hold || counter != "cpu_us" || label.is_empty() {
             continue;
         }
         // A second that was closed late has what belongs to the next one, too.
         let ratio = (*us as f64 / 1e6).min(1.0);
-        of += 1;
-        above += u64::from(ratio > limit);
-        if found.as_ref().is_none_or(|busiest| ratio > busiest.ratio) {
+        let first =
+            || Busiest { ratio: -1.0, agent: String::new(), shard: String::new(), t_s: 0, above: 0, of: 0 };
+        let busiest = found.entry(*step).or_insert_with(first);
+        busiest.of += 1;
+        busiest.above += u64::from(ratio > limit);
+        if ratio > busiest.ratio {
             let t_s = second - manifest.origin_unix_s;
-            found = Some(Busiest { ratio, agent: agent.clone(), shard: label.clone(), t_s, above: 0, of: 0 });
+            (busiest.ratio, busiest.t_s) = (ratio, t_s);
+            (busiest.agent, busiest.shard) = (agent.clone(), label.clone());
         }
     }
-    found.map(|busiest| Busiest { above, of, ..busiest })
+    found
 }
 
 /// The largest figures of all holds.
@@ -62,8 +72,9 @@ pub struct Headroom {
 pub fn headroom(raw: &Raw, manifest: &Manifest) -> Headroom {
     let mut all = Headroom { send_lag_limit_s: manifest.trust.lag_limit_s(manifest), ..Headroom::default() };
     let larger = |a: Option<f64>, b: f64| Some(a.map_or(b, |a| a.max(b)));
+    let shards = busiest_of_holds(raw, manifest, 1.0);
     for (step, _) in manifest.holds() {
-        if let Some(busiest) = busiest(raw, manifest, step.step, 1.0) {
+        if let Some(busiest) = shards.get(&step.step) {
             all.shard_busy = larger(all.shard_busy, busiest.ratio);
         }
         let lag: Histogram = raw.series(step.step, Phase::Hold, None, Metric::SendLag, Base::None);

@@ -59,7 +59,7 @@ pub enum HistogramError {
     #[error("index {0} is beyond the histogram's last, {LAST_INDEX}")]
     Index(u64),
     /// More samples than can be counted.
-    #[error("the counts exceed 2^64")]
+    #[error("the counts exceed what a run can have, 2^62 in all")]
     Count,
     /// Indexes and counts that do not belong together.
     #[error("{0} indexes and {1} counts")]
@@ -161,7 +161,8 @@ impl Histogram {
         Ok(())
     }
 
-    /// Adds another one, cell by cell.
+    /// Adds another one, cell by cell. That the sum fits is seen to where data come in:
+    /// [`crate::raw::Raw::absorb`] and the readers of the files.
     pub fn add(&mut self, other: &Histogram) {
         for (index, n) in &other.cells {
             *self.cells.entry(*index).or_default() += n;

@@ -92,16 +92,17 @@ fn reasons(out: &mut String, verdict: &Verdict) {
     out.push_str("</table>\n");
 }
 
-fn percentile(s: &Series, q: f64) -> String {
+fn percentile(s: &Series, q: f64, deadline_s: f64) -> String {
     match s.histogram.percentile(Quantile::from_fraction(q).unwrap_or(Quantile(0)), s.censored) {
         crate::histogram::Percentile::Value(us) => print::human(us),
-        crate::histogram::Percentile::Censored => "beyond the deadline".to_owned(),
+        crate::histogram::Percentile::Censored => escape(&s.metric.beyond(deadline_s)),
         crate::histogram::Percentile::TooFew => "-".to_owned(),
     }
 }
 
 fn table(out: &mut String, manifest: &Manifest, series: &[Series]) {
     out.push_str("<h2>Latencies of the holds</h2>\n<table id=\"latencies\"><tr><th>step</th><th>metric</th><th>base</th><th>count</th><th>censored</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th></tr>\n");
+    let d = manifest.deadline_s;
     for s in series.iter().filter(|s| s.phase == Phase::Hold && s.site == ALL) {
         let _ = writeln!(
             out,
@@ -112,10 +113,10 @@ fn table(out: &mut String, manifest: &Manifest, series: &[Series]) {
             s.base.name(),
             s.histogram.count(),
             s.censored,
-            percentile(s, 0.5),
-            percentile(s, 0.9),
-            percentile(s, 0.99),
-            percentile(s, 0.999),
+            percentile(s, 0.5, d),
+            percentile(s, 0.9, d),
+            percentile(s, 0.99, d),
+            percentile(s, 0.999, d),
             s.histogram.max().map_or("-".into(), print::human)
         );
     }
@@ -277,7 +278,7 @@ fn rate_chart(out: &mut String, raw: &Raw, manifest: &Manifest) {
     let (origin, length) = seconds_of(manifest);
     let names = ["offered", "sent", "delivered", "missed_due"];
     let mut counts: std::collections::BTreeMap<(usize, i64), u64> = Default::default();
-    for ((second, .., counter, _), value) in &raw.timeline {
+    for ((second, .., counter, _), value) in raw.timeline() {
         if let Some(at) = names.iter().position(|name| name == counter) {
             *counts.entry((at, *second)).or_default() += value;
         }

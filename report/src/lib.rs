@@ -13,6 +13,7 @@
 //! | [`files`] | the raw files |
 //! | [`derive`], [`summary`], [`html`] | the derived ones |
 //! | [`threshold`], [`trust`], [`verdict`] | what is judged, whether to believe it, and the answer |
+//! | [`log_on`] | how long it took until everybody had what they need |
 //! | [`headroom`] | how far the engine was from its limits |
 //! | [`verify`] | whether a directory agrees with itself |
 //! | [`explain`] | words, codes and counters for people |
@@ -23,6 +24,7 @@ pub mod files;
 pub mod headroom;
 pub mod histogram;
 pub mod html;
+pub mod log_on;
 pub mod manifest;
 pub mod names;
 pub mod print;
@@ -63,7 +65,7 @@ pub fn derived(raw: &Raw, manifest: &Manifest) -> Derived {
         ("run.csv", derive::run(raw, manifest, &verdict)),
         ("steps.csv", derive::steps(raw, manifest, &series)),
         ("percentiles.csv", derive::percentiles(manifest, &series)),
-        ("intervals.csv", derive::intervals(raw, manifest, 1)),
+        ("intervals.csv", derive::intervals(raw, manifest, i64::from(manifest.interval_s.max(1)))),
         ("agents.csv", derive::agents(raw, manifest)),
         ("thresholds.csv", derive::thresholds(manifest, &verdict)),
         ("counters.csv", derive::counters(raw, manifest)),

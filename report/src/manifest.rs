@@ -64,6 +64,8 @@ pub struct Manifest {
     pub trust: TrustLimits,
     /// Quantiles of `percentiles.csv`.
     pub percentiles: Vec<f64>,
+    /// Seconds of a row of `intervals.csv`; 0 is one second.
+    pub interval_s: u32,
     /// What happened to the run as a whole.
     pub events: RunEvents,
     /// `passed`, `failed`, `untrustworthy`.
@@ -132,6 +134,8 @@ pub struct AgentInfo {
     pub receive_stamps: String,
     /// Scheduling priority.
     pub priority: String,
+    /// Which implementation of TLS it used; empty without TLS.
+    pub tls: String,
     /// Bound of its clock against the coordinator's, in seconds.
     pub clock_bound_s: f64,
     /// Intervals that arrived.

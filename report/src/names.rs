@@ -130,10 +130,14 @@ words! {
         OutOfPorts = "out_of_ports",
         /// An agent did not deliver every second.
         LostInterval = "lost_interval",
-        /// A threshold rests on too few samples.
+        /// A threshold rests on too few samples, or nobody can read it.
         NotJudged = "not_judged",
         /// An agent went away.
         AgentLost = "agent_lost",
+        /// A signal ended the run before its schedule was over.
+        Interrupted = "interrupted",
+        /// A mistake of adsum itself.
+        InternalError = "internal_error",
     }
 }
 
@@ -191,7 +195,16 @@ impl Cause {
                 "an agent was lost or stopped: its part of the load and of the results is missing; look \
                  at its log, and whether the host ended it (dmesg, journalctl)"
             }
-            Cause::NotJudged => "make the hold longer or the rate higher, or ask for a lower percentile",
+            Cause::NotJudged => {
+                "make the hold longer or the rate higher, or ask for a lower percentile, or for what this run \
+                 and its sites measure"
+            }
+            Cause::Interrupted => {
+                "what was measured until then is in the files; let it run to its end for a verdict"
+            }
+            Cause::InternalError => {
+                "part of what was measured may be missing: please report it, with the log of the agent"
+            }
             Cause::AgentLost => {
                 "what it had sent is in the results; its share of the load is missing from then on"
             }
@@ -212,6 +225,33 @@ impl Metric {
             Metric::SendLag | Metric::Workflow | Metric::Recovery => None,
             _ => Some(TRANSACTION_LIMIT_S as f64),
         }
+    }
+
+    /// True if it is the latency of an activity, whose failures have its name in `failures.csv`.
+    #[must_use]
+    pub fn is_activity(self) -> bool {
+        matches!(
+            self,
+            Metric::Connect
+                | Metric::Register
+                | Metric::SelfSubscribe
+                | Metric::Subscribe
+                | Metric::Publish
+                | Metric::Unsubscribe
+                | Metric::Unregister
+        )
+    }
+
+    /// Where a rank among those that never came lies, for people: `> 25 s`, or `never` without a limit.
+    #[must_use]
+    pub fn beyond(self, deadline_s: f64) -> String {
+        self.limit_s(deadline_s).map_or_else(|| "never".to_owned(), |limit| format!("> {limit} s"))
+    }
+
+    /// The same as a cell of a file, with the relation `gt`: the limit, or `inf`.
+    #[must_use]
+    pub fn beyond_cell(self, deadline_s: f64) -> String {
+        self.limit_s(deadline_s).map_or_else(|| "inf".to_owned(), |limit| format!("{limit:.6}"))
     }
 
     /// The bases that it is recorded in.

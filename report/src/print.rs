@@ -51,13 +51,20 @@ pub fn time_ms(unix_ns: i64) -> String {
 #[must_use]
 pub fn parse_time_ms(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    // Digits only: a sign or a number that no calendar has is no time of ours.
+    let number = |part: &str, range: std::ops::RangeInclusive<i64>| {
+        let digits = part.len() <= 4 && part.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| part.parse().ok())?.filter(|n| range.contains(n))
+    };
+    let mut date = date.splitn(3, '-');
+    let (year, month, day) =
+        (number(date.next()?, 0..=9999)?, number(date.next()?, 1..=12)?, number(date.next()?, 1..=31)?);
     let (clock, ms) = time.split_once('.').unwrap_or((time, "0"));
-    let mut clock = clock.splitn(3, ':').map(|part| part.parse::<i64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    let mut clock = clock.splitn(3, ':');
+    let (hour, minute, second) =
+        (number(clock.next()?, 0..=23)?, number(clock.next()?, 0..=59)?, number(clock.next()?, 0..=59)?);
     let seconds = days_of(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    seconds.checked_mul(1_000_000_000)?.checked_add(ms.parse::<i64>().ok()? * 1_000_000)
+    seconds.checked_mul(1_000_000_000)?.checked_add(number(ms, 0..=999)? * 1_000_000)
 }
 
 /// Days since 1970 to the Gregorian calendar (Hinnant's `civil_from_days`).
@@ -104,6 +111,18 @@ mod tests {
         let ns = 1_795_522_040_123_000_000;
         assert_eq!(time_ms(ns), "2026-11-24T12:07:20.123Z");
         assert_eq!(parse_time_ms(&time_ms(ns)), Some(ns));
+        for wrong in [
+            "9223372036854775807-01-01T00:00:00.000Z",
+            "2026-13-01T00:00:00Z",
+            "2026-11-24T12:07:20.+1Z",
+            "2026-11-24T12:07:20.9223372036854775807Z",
+            "-1-1-1T0:0:0Z",
+            "T",
+            "Z",
+            "",
+        ] {
+            assert_eq!(parse_time_ms(wrong), None, "{wrong}");
+        }
         assert_eq!(seconds(1_234_567), "1.234567");
         assert_eq!(quantile(0.999), "0.999");
     }

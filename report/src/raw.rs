@@ -92,6 +92,8 @@ pub type SecondKey = (i64, u32, Phase, String, Metric, Base);
 pub type AgentKey = (u32, Phase, String, String, Metric, Base);
 /// A counter: second, step, phase, site, agent, counter, label.
 pub type CountKey = (i64, u32, Phase, String, String, String, String);
+/// A counter over all seconds: step, phase, counter, label, site, agent.
+type TotalKey = (u32, Phase, String, String, String, String);
 /// A failure: step, phase, site, agent, activity, class, code, reason.
 pub type FailureKey = (u32, Phase, String, String, String, Class, String, String);
 
@@ -115,6 +117,10 @@ pub const TRANSCRIPTS: usize = 3;
 /// Kinds of failures that one run keeps apart.
 pub const MAX_KINDS: usize = 4_096;
 
+/// What all samples and counts of a run may come to together: a quarter of 2^64. No
+/// run comes near it; a peer or a file that claims more is wrong.
+const MAX_WEIGHT: u64 = 1 << 62;
+
 /// All that was recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Raw {
@@ -123,19 +129,24 @@ pub struct Raw {
     /// Histograms by agent.
     pub agents: BTreeMap<AgentKey, Histogram>,
     /// Counters by second and agent.
-    pub timeline: BTreeMap<CountKey, u64>,
+    timeline: BTreeMap<CountKey, u64>,
+    /// The same over all seconds, added on the way: a long run ends as fast as a short one.
+    totals: BTreeMap<TotalKey, u64>,
     /// Failures.
     pub failures: BTreeMap<FailureKey, FailureSum>,
     /// Text of transcripts by (class, code, first instant, agent): earliest first.
     pub transcripts: BTreeMap<(Class, String, i64, String), (FailureKey, String)>,
     seen: BTreeSet<(String, u64, u64)>,
+    /// All that was counted together: kept below [`MAX_WEIGHT`], so that no sum of it can overflow.
+    weight: u64,
 }
 
 impl Raw {
     /// Adds an interval; `false` if it was added before.
     ///
     /// # Errors
-    /// When a histogram cannot be read; nothing of the interval is added then.
+    /// When a histogram cannot be read, or the counts are beyond all reason;
+    /// nothing of the interval is added then.
     pub fn absorb(&mut self, interval: &Interval) -> Result<bool, HistogramError> {
         let id = (interval.agent.clone(), interval.incarnation, interval.number);
         if self.seen.contains(&id) {
@@ -147,6 +158,11 @@ impl Raw {
             histogram.add_sparse(&series.deltas, &series.counts)?;
             read.push(histogram);
         }
+        let mut values = (interval.counts.iter().map(|c| c.value))
+            .chain(read.iter().map(Histogram::count))
+            .chain(interval.failures.iter().map(|f| f.count));
+        let weight = values.try_fold(0u64, |sum, n| sum.checked_add(n));
+        self.weigh(weight.ok_or(HistogramError::Count)?)?;
         let (site, agent) = (&interval.site, &interval.agent);
         for (series, histogram) in interval.series.iter().zip(read) {
             let Series { step, phase, metric, base, .. } = *series;
@@ -165,13 +181,20 @@ impl Raw {
                 c.counter.clone(),
                 c.label.clone(),
             );
-            *self.timeline.entry(key).or_default() += c.value;
+            self.count(key, c.value);
         }
         for failure in &interval.failures {
             self.absorb_failure(site, agent, failure);
         }
         self.seen.insert(id);
         Ok(true)
+    }
+
+    /// Room for so much more, or an error.
+    pub(crate) fn weigh(&mut self, n: u64) -> Result<(), HistogramError> {
+        let weight = self.weight.checked_add(n).filter(|weight| *weight <= MAX_WEIGHT);
+        self.weight = weight.ok_or(HistogramError::Count)?;
+        Ok(())
     }
 
     fn absorb_failure(&mut self, site: &str, agent: &str, f: &Failure) {
@@ -222,6 +245,19 @@ impl Raw {
         self.seen.iter().filter(|(name, ..)| name == agent).count() as u64
     }
 
+    /// Counters by second and agent.
+    #[must_use]
+    pub fn timeline(&self) -> &BTreeMap<CountKey, u64> {
+        &self.timeline
+    }
+
+    /// Adds to a counter.
+    pub(crate) fn count(&mut self, key: CountKey, value: u64) {
+        let (_, step, phase, site, agent, counter, label) = key.clone();
+        *self.totals.entry((step, phase, counter, label, site, agent)).or_default() += value;
+        *self.timeline.entry(key).or_default() += value;
+    }
+
     /// The sum of a counter over a step and phase; `site` `None` for all, any
     /// label unless one is given.
     #[must_use]
@@ -233,17 +269,58 @@ impl Raw {
         counter: &str,
         label: Option<&str>,
     ) -> u64 {
-        self.timeline
-            .iter()
-            .filter(|((_, s, p, at, _, c, l), _)| {
-                *s == step
-                    && *p == phase
-                    && c == counter
-                    && site.is_none_or(|site| site == at)
-                    && label.is_none_or(|label| label == l)
-            })
+        self.totals_of(step, phase, counter, label)
+            .filter(|((.., at, _), _)| site.is_none_or(|site| site == at))
             .map(|(_, value)| value)
             .sum()
+    }
+
+    /// The same of one agent.
+    #[must_use]
+    pub fn total_of_agent(
+        &self,
+        step: u32,
+        phase: Phase,
+        agent: &str,
+        counter: &str,
+        label: Option<&str>,
+    ) -> u64 {
+        self.totals_of(step, phase, counter, label)
+            .filter(|((.., name), _)| name == agent)
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// A counter's sums by agent, over a step and phase.
+    #[must_use]
+    pub fn totals_by_agent(&self, step: u32, phase: Phase, counter: &str) -> BTreeMap<&str, u64> {
+        let mut sums = BTreeMap::new();
+        for ((.., agent), value) in self.totals_of(step, phase, counter, None) {
+            *sums.entry(agent.as_str()).or_default() += value;
+        }
+        sums
+    }
+
+    /// Counters over all seconds: step, phase, site, counter, label, value.
+    pub fn totals(&self) -> impl Iterator<Item = (u32, Phase, &str, &str, &str, u64)> {
+        self.totals.iter().map(|((step, phase, counter, label, site, _), value)| {
+            (*step, *phase, site.as_str(), counter.as_str(), label.as_str(), *value)
+        })
+    }
+
+    fn totals_of<'a, 'c>(
+        &'a self,
+        step: u32,
+        phase: Phase,
+        counter: &'c str,
+        label: Option<&'c str>,
+    ) -> impl Iterator<Item = (&'a TotalKey, &'a u64)> {
+        let first = label.unwrap_or_default().to_owned();
+        self.totals
+            .range((step, phase, counter.to_owned(), first, String::new(), String::new())..)
+            .take_while(move |((s, p, c, l, ..), _)| {
+                (*s, *p, c.as_str()) == (step, phase, counter) && label.is_none_or(|label| label == l)
+            })
     }
 
     /// The sum of a series over a step and phase.

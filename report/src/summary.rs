@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::derive::{self, ALL, Series};
-use crate::headroom;
 use crate::histogram::{Percentile, Quantile};
 use crate::manifest::Manifest;
 use crate::names::{Base, Metric, Phase};
@@ -13,6 +12,7 @@ use crate::print;
 use crate::raw::Raw;
 use crate::threshold::{Judged, Unit};
 use crate::verdict::{Judgement, Verdict};
+use crate::{headroom, log_on};
 
 /// Lines of a kind that are shown before "and so many more".
 const SHOWN: usize = 6;
@@ -26,7 +26,7 @@ fn at(series: &[Series], step: u32, metric: Metric, base: Base) -> Option<&Serie
 fn shown(s: &Series, q: f64, deadline_s: f64) -> String {
     match s.histogram.percentile(Quantile::from_fraction(q).unwrap_or(Quantile(0)), s.censored) {
         Percentile::Value(us) => print::human(us),
-        Percentile::Censored => format!("> {deadline_s} s"),
+        Percentile::Censored => s.metric.beyond(deadline_s),
         Percentile::TooFew => "-".to_owned(),
     }
 }
@@ -40,11 +40,12 @@ fn value_text(value: u128, unit: Unit) -> String {
 }
 
 fn judgement_line(j: &Judgement, deadline_s: f64) -> String {
+    let beyond = || j.threshold.stat.metric().map_or_else(String::new, |m| m.beyond(deadline_s));
     let (mark, found) = match j.judged {
         Judged::Holds(v) => ("ok  ", value_text(v, j.threshold.unit)),
-        Judged::HoldsBeyond => ("ok  ", format!("> {deadline_s} s")),
+        Judged::HoldsBeyond => ("ok  ", beyond()),
         Judged::Broken(Some(v)) => ("FAIL", value_text(v, j.threshold.unit)),
-        Judged::Broken(None) => ("FAIL", format!("> {deadline_s} s")),
+        Judged::Broken(None) => ("FAIL", beyond()),
         Judged::NotJudged => ("?   ", "too few samples".to_owned()),
     };
     let mut line = format!("  {mark} {:<38} {found:<12} step {} {}", j.rule.expr, j.step, j.step_name);
@@ -153,7 +154,6 @@ pub fn text(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdict
             (Metric::Subscribe, Base::Sent),
             (Metric::Publish, Base::Sent),
             (Metric::PublishToNotify, Base::Sent),
-            (Metric::Recovery, Base::Scheduled),
             (Metric::SendLag, Base::None),
         ] {
             if let Some(s) = at(series, last.step, metric, base).filter(|s| s.histogram.count() > 0) {
@@ -169,6 +169,14 @@ pub fn text(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdict
                     ),
                 );
             }
+        }
+    }
+    for milestone in log_on::milestones(raw, manifest) {
+        line(&mut out, format!("  log-on   {}", milestone.line()));
+    }
+    for (step, _) in manifest.holds() {
+        if let Some(text) = log_on::recovery_line(series, step.step) {
+            line(&mut out, format!("  recovery {text} (step {} {})", step.step, step.name));
         }
     }
     for ((step, phase, site, _, activity, class, code, reason), sum) in raw.failures.iter().take(SHOWN) {
@@ -226,11 +234,20 @@ pub fn json(raw: &Raw, manifest: &Manifest, series: &[Series], verdict: &Verdict
         };
         json!({"expr": j.rule.expr, "step": j.step_name, "site": j.site, "value": value, "passed": passed, "samples": j.samples})
     }).collect();
+    let log_on: serde_json::Map<String, serde_json::Value> = log_on::milestones(raw, manifest)
+        .into_iter()
+        .map(|m| {
+            (
+                m.metric.name().to_owned(),
+                json!({"wanted": m.wanted, "done": m.done, "reached_99_s": m.reached_s}),
+            )
+        })
+        .collect();
     let headroom = headroom::headroom(raw, manifest);
     let value = json!({
         "schema_version": crate::manifest::SCHEMA_VERSION, "run_id": manifest.run_id, "scenario": manifest.scenario,
         "verdict": verdict.word, "exit_code": verdict.exit_code, "reasons": verdict.reasons,
-        "thresholds": thresholds, "steps": steps,
+        "thresholds": thresholds, "steps": steps, "log_on": log_on,
         "headroom": {
             "shard_busy_max": headroom.shard_busy, "send_lag_p99_s": headroom.send_lag_p99_s,
             "send_lag_limit_s": headroom.send_lag_limit_s,

@@ -147,7 +147,7 @@ pub fn parse(expr: &str) -> Result<Threshold, ThresholdError> {
     let limit = parse_value(right, unit).ok_or_else(|| {
         let help = match unit {
             Unit::Time => "a duration with its unit: 250ms, 1.5s, 800us",
-            Unit::Ratio => "a share: 0.1%, or a fraction such as 0.001",
+            Unit::Ratio => "a share of at most 100%: 0.1%, or a fraction such as 0.001",
             Unit::Count => "a whole number",
         };
         wrong(
@@ -189,7 +189,15 @@ fn parse_stat(left: &str) -> Result<Stat, (String, String)> {
         "max" => Ok(Stat::Max(metric)),
         "mean" => Ok(Stat::Mean(metric)),
         "count" => Ok(Stat::Count(metric)),
-        "failed.ratio" => Ok(Stat::FailedRatio(Some(metric))),
+        // The others have no activity of their own that could fail: such a threshold would always hold.
+        "failed.ratio" if metric.is_activity() => Ok(Stat::FailedRatio(Some(metric))),
+        "failed.ratio" => {
+            let names: Vec<&str> = Metric::ALL.iter().filter(|m| m.is_activity()).map(|m| m.name()).collect();
+            Err((
+                format!("`{name}` is no activity that could fail"),
+                format!("use failed.ratio of the run, missed.ratio, or that of {}", names.join(", ")),
+            ))
+        }
         other => percentile(other).map(|q| Stat::Percentile(metric, q)).ok_or_else(|| {
             (
                 format!("`{other}` is no statistic of `{name}`"),
@@ -213,7 +221,9 @@ fn parse_value(text: &str, unit: Unit) -> Option<u128> {
         (Unit::Count, "") => 1,
         _ => return None,
     };
-    decimal(number, scale)
+    // No share is more than the whole, and no latency longer than a century.
+    let most = if unit == Unit::Ratio { 1_000_000_000 } else { u128::from(u64::MAX) };
+    decimal(number, scale).filter(|value| *value <= most)
 }
 
 /// A decimal number times `scale`, exactly; `None` if it is none, or finer.
@@ -304,7 +314,7 @@ impl<'a> Numbers<'a> {
         let (Some(raw), Some((step, phase))) = (self.raw, self.at) else { return 0 };
         let Some(second) = self.second else { return raw.total(step, phase, self.site, counter, label) };
         let from = (second, step, phase, String::new(), String::new(), String::new(), String::new());
-        raw.timeline
+        raw.timeline()
             .range(from..)
             .take_while(|((at, s, p, ..), _)| (*at, *s, *p) == (second, step, phase))
             .filter(|((.., site, _, c, l), _)| {
@@ -383,6 +393,10 @@ impl<'a> Numbers<'a> {
             Stat::Mean(metric) => {
                 self.histogram(metric, base).mean().map(|us| (us * 1_000.0).round() as u128)
             }
+            // Who lost something and never got it back counts, too: else an outage without an end would pass.
+            Stat::Count(metric) if metric == Metric::Recovery => {
+                Some(u128::from(self.histogram(metric, base).count()) + u128::from(self.censored(metric)))
+            }
             Stat::Count(metric) => Some(u128::from(self.histogram(metric, base).count())),
             stat => {
                 let (part, whole) = self.ratio(stat);
@@ -445,6 +459,15 @@ impl Op {
 }
 
 impl Stat {
+    /// The metric whose latencies it is of, if it is of latencies.
+    #[must_use]
+    pub fn metric(self) -> Option<Metric> {
+        match self {
+            Stat::Percentile(m, _) | Stat::Min(m) | Stat::Max(m) | Stat::Mean(m) => Some(m),
+            _ => None,
+        }
+    }
+
     /// Metric and statistic as in `thresholds.csv`.
     #[must_use]
     pub fn names(self) -> (String, String) {
@@ -506,5 +529,13 @@ mod tests {
         assert!(parse("publish.p99 < 250").unwrap_err().help.contains("250ms"));
         assert!(parse("publish.p99").unwrap_err().message.contains("no comparison"));
         assert!(parse("publish.q99 < 1s").unwrap_err().help.contains("p50"));
+        assert!(parse("publish_to_notify.failed.ratio == 0%").unwrap_err().help.contains("missed.ratio"));
+        let much = "9".repeat(38);
+        for value in ["101%", "1.001", &format!("{much}%"), &much] {
+            assert!(parse(&format!("missed.ratio < {value}")).unwrap_err().help.contains("100%"), "{value}");
+        }
+        for expr in [format!("publish.p99 < {much}s"), format!("publish.count < {much}")] {
+            assert!(parse(&expr).is_err(), "{expr}");
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! When a run is not to be believed: the tool accuses itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
-use crate::headroom;
-use crate::histogram::{Percentile, Quantile};
+use crate::headroom::{self, Busiest};
+use crate::histogram::{Histogram, Percentile, Quantile};
 use crate::manifest::Manifest;
-use crate::names::{Base, Cause, Metric, Phase};
+use crate::names::{Cause, Metric, Phase};
 use crate::raw::Raw;
-use crate::threshold::{self, Stat, Unit};
+use crate::threshold::{self, Unit};
 
 /// Limits of belief; `None` is the profile's value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,7 +93,7 @@ impl TrustLimits {
             .iter()
             .filter_map(|rule| threshold::parse(&rule.expr).ok())
             .filter(|t| t.unit == Unit::Time)
-            .filter(|t| !matches!(t.stat, Stat::Percentile(Metric::SendLag, _)))
+            .filter(|t| t.stat.metric() != Some(Metric::SendLag))
             .map(|t| t.limit as f64 / 1e9)
             .reduce(f64::min);
         let limit = smallest.map_or(0.010, |bound| (bound * 0.05).max(0.001));
@@ -125,9 +127,10 @@ impl TrustLimits {
 #[must_use]
 pub fn judge(raw: &Raw, manifest: &Manifest) -> Vec<Reason> {
     let mut reasons = Vec::new();
+    let seconds = Seconds::of(raw, manifest);
     for (step, phase) in manifest.holds() {
         let place = format!("step {} ({})", step.step, step.name);
-        let hold = Hold { raw, manifest, step: step.step, place };
+        let hold = Hold { raw, seconds: &seconds, manifest, step: step.step, place };
         hold.send_lag(phase.from_s, phase.to_s, &mut reasons);
         hold.loop_gap(&mut reasons);
         hold.shard_busy(&mut reasons);
@@ -139,14 +142,54 @@ pub fn judge(raw: &Raw, manifest: &Manifest) -> Vec<Reason> {
     reasons
 }
 
+/// Second from the origin, agent, label, value.
+type Row<'a> = (i64, &'a str, &'a str, u64);
+
+/// What the judgement of a hold looks up second by second, of all holds in one pass.
+struct Seconds<'a> {
+    /// Counters whose single seconds count, by step and name.
+    rows: BTreeMap<(u32, &'a str), Vec<Row<'a>>>,
+    /// Seconds that each agent delivered.
+    delivered: BTreeMap<&'a str, BTreeSet<i64>>,
+    /// The send lag of all agents, by step and second.
+    lags: BTreeMap<u32, BTreeMap<i64, Histogram>>,
+    busiest: BTreeMap<u32, Busiest>,
+}
+
+impl<'a> Seconds<'a> {
+    fn of(raw: &'a Raw, manifest: &Manifest) -> Self {
+        let mut seconds = Seconds {
+            rows: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            lags: BTreeMap::new(),
+            busiest: headroom::busiest_of_holds(raw, manifest, manifest.trust.busy_limit()),
+        };
+        for ((second, step, phase, _, agent, counter, label), n) in raw.timeline() {
+            if counter == "interval" {
+                seconds.delivered.entry(agent).or_default().insert(*second);
+            } else if *phase == Phase::Hold && ["loop_gap_ms", "steal_us"].contains(&counter.as_str()) {
+                let row = (second - manifest.origin_unix_s, agent.as_str(), label.as_str(), *n);
+                seconds.rows.entry((*step, counter)).or_default().push(row);
+            }
+        }
+        for ((second, step, phase, _, metric, _), histogram) in &raw.seconds {
+            if (*phase, *metric) == (Phase::Hold, Metric::SendLag) {
+                seconds.lags.entry(*step).or_default().entry(*second).or_default().add(histogram);
+            }
+        }
+        seconds
+    }
+}
+
 struct Hold<'a> {
     raw: &'a Raw,
+    seconds: &'a Seconds<'a>,
     manifest: &'a Manifest,
     step: u32,
     place: String,
 }
 
-impl Hold<'_> {
+impl<'a> Hold<'a> {
     fn total(&self, counter: &str) -> u64 {
         self.raw.total(self.step, Phase::Hold, None, counter, None)
     }
@@ -161,58 +204,35 @@ impl Hold<'_> {
         reasons.push(Reason::new(cause, measured, limit, place));
     }
 
-    /// Rows of a counter in this hold: second from the origin, agent, label, value.
-    fn rows(&self, counter: &str) -> impl Iterator<Item = (i64, &str, &str, u64)> {
-        let origin = self.manifest.origin_unix_s;
-        self.raw
-            .timeline
-            .iter()
-            .filter(move |((_, s, p, _, _, c, _), _)| (*s, *p) == (self.step, Phase::Hold) && c == counter)
-            .map(move |((second, _, _, _, agent, _, label), n)| {
-                (second - origin, agent.as_str(), label.as_str(), *n)
-            })
+    /// Rows of a counter in this hold.
+    fn rows(&self, counter: &'static str) -> impl Iterator<Item = Row<'a>> {
+        self.seconds.rows.get(&(self.step, counter)).into_iter().flatten().copied()
     }
 
     /// The agents that a counter names, with their sums.
     fn by_agent(&self, counter: &str) -> String {
-        let mut sums = std::collections::BTreeMap::<&str, u64>::new();
-        for (_, agent, _, n) in self.rows(counter) {
-            *sums.entry(agent).or_default() += n;
-        }
+        let sums = self.raw.totals_by_agent(self.step, Phase::Hold, counter);
         let all: Vec<String> = sums.iter().map(|(agent, n)| format!("agent {agent}: {n}")).collect();
         all.join(", ")
     }
 
+    /// By the second in which they were sent, also behind the end of the hold: those are the latest.
     fn send_lag(&self, from_s: f64, to_s: f64, reasons: &mut Vec<Reason>) {
         let limit = self.manifest.trust.lag_limit_s(self.manifest);
-        let origin = self.manifest.origin_unix_s;
         let (mut late, mut worst, mut worst_at) = (0u64, 0f64, 0);
-        let seconds = (to_s - from_s).max(1.0) as i64;
-        for second in origin + from_s as i64..origin + to_s as i64 {
-            let mut sum = crate::histogram::Histogram::new();
-            for ((at, step, phase, _, metric, base), histogram) in self
-                .raw
-                .seconds
-                .range((second, self.step, Phase::Hold, String::new(), Metric::Connect, Base::Scheduled)..)
-            {
-                if (*at, *step, *phase) != (second, self.step, Phase::Hold) {
-                    break;
-                }
-                if *metric == Metric::SendLag && *base == Base::None {
-                    sum.add(histogram);
-                }
-            }
+        let seconds = (to_s.ceil() - from_s.floor()).max(1.0) as i64;
+        for (second, sum) in self.seconds.lags.get(&self.step).into_iter().flatten() {
             if let Percentile::Value(us) = sum.at_rank(Quantile(990_000_000), 0) {
                 let lag = us as f64 / 1e6;
                 if lag > worst {
-                    (worst, worst_at) = (lag, second - origin);
+                    (worst, worst_at) = (lag, second - self.manifest.origin_unix_s);
                 }
                 late += u64::from(lag > limit);
             }
         }
         let share = self.manifest.trust.send_lag_seconds.unwrap_or(0.01);
         // A single second is more than one in a hundred of a short hold: what counts is that it stands out.
-        if late as f64 > (seconds as f64 * share).floor().max(0.0) && late > 0 {
+        if late as f64 > (seconds as f64 * share).floor() {
             self.push_at(
                 reasons,
                 &format!("second {worst_at}"),
@@ -244,7 +264,7 @@ impl Hold<'_> {
 
     fn shard_busy(&self, reasons: &mut Vec<Reason>) {
         let limit = self.manifest.trust.busy_limit();
-        let Some(busiest) = headroom::busiest(self.raw, self.manifest, self.step, limit) else { return };
+        let Some(busiest) = self.seconds.busiest.get(&self.step) else { return };
         if busiest.above == 0 {
             return;
         }
@@ -345,25 +365,20 @@ impl Hold<'_> {
         }
     }
 
-    /// Every agent has to have delivered every second.
+    /// Every agent has to have delivered every whole second of the hold, whatever it was booked to.
     fn coverage(&self, from_s: f64, to_s: f64, reasons: &mut Vec<Reason>) {
-        let wanted = (to_s - from_s).floor() as u64;
+        let origin = self.manifest.origin_unix_s;
+        let wanted = origin + from_s.ceil() as i64..origin + to_s.floor() as i64;
+        let length = wanted.end.saturating_sub(wanted.start).max(0) as u64;
         for agent in &self.manifest.agents {
-            let got: u64 = self
-                .raw
-                .timeline
-                .iter()
-                .filter(|((_, s, p, _, name, counter, _), _)| {
-                    *s == self.step && *p == Phase::Hold && *name == agent.name && counter == "interval"
-                })
-                .map(|(_, n)| n)
-                .sum();
-            // The seconds at both ends may be booked to the phase beside.
-            if got + 1 < wanted {
+            let got = self.seconds.delivered.get(agent.name.as_str()).map_or(0, |seconds| {
+                if wanted.is_empty() { 0 } else { seconds.range(wanted.clone()).count() as u64 }
+            });
+            if got < length {
                 self.push(
                     reasons,
                     Cause::LostInterval,
-                    format!("agent {} delivered {got} of {wanted} seconds", agent.name),
+                    format!("agent {} delivered {got} of {length} seconds", agent.name),
                     "all".to_owned(),
                 );
             }

@@ -1,13 +1,17 @@
 //! Does a results directory agree with itself?
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use crate::derive::{ALL, counter_sums};
 use crate::files::{self, FileError, MANIFEST};
+use crate::histogram::Histogram;
 use crate::manifest::Manifest;
 use crate::names::{Base, Metric, Phase};
 use crate::raw::Raw;
+use crate::trust::Reason;
+use crate::verdict::Verdict;
 
 /// One thing that does not agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +39,22 @@ impl std::fmt::Display for Inconsistency {
 pub fn verify(dir: &Path) -> Result<Vec<Inconsistency>, FileError> {
     let (raw, manifest) = files::read_raw(dir)?;
     let mut found = Vec::new();
-    for (name, hash) in &manifest.raw_files {
+    for name in [files::HLOG, files::TIMELINE, files::FAILURES] {
+        let Some(hash) = manifest.raw_files.get(name) else {
+            found.push(Inconsistency {
+                file: MANIFEST.to_owned(),
+                place: "raw_files".into(),
+                found: format!("no SHA-256 of {name}"),
+                expected: "one for each raw file".into(),
+            });
+            continue;
+        };
         let path = dir.join(name);
         let bytes = fs::read(&path).map_err(|e| FileError::Io(path, e))?;
         let now = files::sha256(&bytes);
         if now != *hash {
             found.push(Inconsistency {
-                file: name.clone(),
+                file: name.to_owned(),
                 place: "SHA-256".into(),
                 found: now,
                 expected: format!("{hash}, which {MANIFEST} says"),
@@ -49,7 +62,10 @@ pub fn verify(dir: &Path) -> Result<Vec<Inconsistency>, FileError> {
         }
     }
     identities(&raw, &manifest, &mut found);
-    for (name, bytes) in crate::derived(&raw, &manifest).files {
+    histograms(&raw, &mut found);
+    let derived = crate::derived(&raw, &manifest);
+    verdict(&manifest, &derived.verdict, &mut found);
+    for (name, bytes) in derived.files {
         let path = dir.join(name);
         let there = fs::read(&path).unwrap_or_default();
         if there != bytes {
@@ -57,6 +73,53 @@ pub fn verify(dir: &Path) -> Result<Vec<Inconsistency>, FileError> {
         }
     }
     Ok(found)
+}
+
+/// Seconds and agents are the same samples, added up in two ways.
+fn histograms(raw: &Raw, found: &mut Vec<Inconsistency>) {
+    type Key<'a> = (u32, Phase, &'a str, Metric, Base);
+    let mut sums: BTreeMap<Key<'_>, [Histogram; 2]> = BTreeMap::new();
+    for ((_, step, phase, site, metric, base), histogram) in &raw.seconds {
+        sums.entry((*step, *phase, site, *metric, *base)).or_default()[0].add(histogram);
+    }
+    for ((step, phase, site, _, metric, base), histogram) in &raw.agents {
+        sums.entry((*step, *phase, site, *metric, *base)).or_default()[1].add(histogram);
+    }
+    for ((step, phase, site, metric, base), [seconds, agents]) in sums {
+        if seconds != agents {
+            found.push(Inconsistency {
+                file: files::HLOG.to_owned(),
+                place: format!(
+                    "step {step} {} at {site}: {} {}, the sum of its seconds",
+                    phase.name(),
+                    metric.name(),
+                    base.name()
+                ),
+                found: format!("{} samples", seconds.count()),
+                expected: format!("the {} samples of its agents, cell by cell", agents.count()),
+            });
+        }
+    }
+}
+
+/// What the manifest says of the run is what its data say.
+fn verdict(manifest: &Manifest, now: &Verdict, found: &mut Vec<Inconsistency>) {
+    let reasons = |reasons: &[Reason]| reasons.iter().map(|r| r.reason.clone()).collect::<Vec<_>>().join(" ");
+    for (place, left, right) in [
+        ("verdict", manifest.verdict.clone(), now.word.to_owned()),
+        ("exit_code", manifest.exit_code.to_string(), now.exit_code.to_string()),
+        ("exit_codes", format!("{:?}", manifest.exit_codes), format!("{:?}", now.codes)),
+        ("reasons", reasons(&manifest.reasons), reasons(&now.reasons)),
+    ] {
+        if left != right {
+            found.push(Inconsistency {
+                file: MANIFEST.to_owned(),
+                place: place.to_owned(),
+                found: left,
+                expected: format!("{right}, which the raw files give"),
+            });
+        }
+    }
 }
 
 fn difference(name: &str, there: &[u8], expected: &[u8]) -> Inconsistency {
@@ -121,19 +184,32 @@ pub fn identities(raw: &Raw, manifest: &Manifest, found: &mut Vec<Inconsistency>
                 }
                 let ended = sum("delivered") + sum("superseded") + sum("missed") + sum("void");
                 check("expected = delivered + superseded + missed + void", sum("expected"), ended);
-                let count = count(raw, step.step, phase.phase, site);
+                let metric = Metric::PublishToNotify.name().to_owned();
+                let key = (step.step, phase.phase, site.clone(), "censored".to_owned(), metric);
                 check(
-                    "count(publish_to_notify) = delivered + superseded",
-                    count,
-                    sum("delivered") + sum("superseded"),
+                    "censored(publish_to_notify) = missed",
+                    sums.get(&key).copied().unwrap_or(0),
+                    sum("missed"),
                 );
+                let (seen, beyond) =
+                    (sum("delivered") + sum("superseded"), overflow(raw, step.step, phase.phase, site));
+                for base in [Base::Scheduled, Base::Sent] {
+                    let count = count(raw, step.step, phase.phase, site, base);
+                    // What is longer than an hour is in no histogram; its counter does not say in which base.
+                    if count > seen || seen - count > beyond {
+                        check("count(publish_to_notify) = delivered + superseded", count, seen);
+                    }
+                }
             }
         }
     }
 }
 
-fn count(raw: &Raw, step: u32, phase: Phase, site: &str) -> u64 {
+fn count(raw: &Raw, step: u32, phase: Phase, site: &str, base: Base) -> u64 {
+    raw.series(step, phase, (site != ALL).then_some(site), Metric::PublishToNotify, base).count()
+}
+
+fn overflow(raw: &Raw, step: u32, phase: Phase, site: &str) -> u64 {
     let site = (site != ALL).then_some(site);
-    let overflow = raw.total(step, phase, site, "overflow", Some(Metric::PublishToNotify.name())) / 2;
-    raw.series(step, phase, site, Metric::PublishToNotify, Base::Scheduled).count() + overflow
+    raw.total(step, phase, site, "overflow", Some(Metric::PublishToNotify.name()))
 }

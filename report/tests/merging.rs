@@ -74,3 +74,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_no_run_can_count_is_refused_and_nothing_of_it_stays() {
+    let interval = |number, sent: &[u64]| Interval {
+        agent: "a".into(),
+        site: "s".into(),
+        incarnation: 7,
+        number,
+        second: 100,
+        series: vec![series_of(&[5])],
+        counts: sent
+            .iter()
+            .map(|value| Count {
+                step: 1,
+                phase: Phase::Hold,
+                counter: "sent".into(),
+                label: String::new(),
+                value: *value,
+            })
+            .collect(),
+        failures: Vec::new(),
+    };
+    let mut raw = Raw::default();
+    assert!(raw.absorb(&interval(0, &[3])).unwrap());
+    let before = raw.clone();
+    for wrong in [&[u64::MAX][..], &[u64::MAX, u64::MAX], &[1 << 62]] {
+        assert!(raw.absorb(&interval(1, wrong)).is_err());
+        assert_eq!(raw, before);
+    }
+    let mut crowded = interval(1, &[]);
+    crowded.series = vec![Series { counts: vec![u64::MAX], ..series_of(&[5]) }; 3];
+    assert!(raw.absorb(&crowded).is_err());
+    assert_eq!(raw, before);
+    assert!(raw.absorb(&interval(1, &[4])).unwrap());
+    assert_eq!(raw.total(1, Phase::Hold, None, "sent", None), 7);
+}

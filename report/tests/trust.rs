@@ -26,7 +26,10 @@ fn run(trust: TrustLimits, more: More<'_>, lag_us: impl Fn(i64) -> u64) -> (Raw,
             let mut lag = Histogram::new();
             lag.record_n(lag_us(second), 50).unwrap();
             let (index, n) = lag.cells().next().unwrap();
-            let mut counts = vec![count("offered", "", 50), count("sent", "", 50), count("interval", "", 1)];
+            let mut counts = vec![count("offered", "", 50), count("sent", "", 50)];
+            if !more.contains(&(second, agent, "interval", "lost", 0)) {
+                counts.push(count("interval", "", 1));
+            }
             if !more.iter().any(|m| (m.0, m.1, m.2) == (second, agent, "cpu_us")) {
                 counts.extend([count("cpu_us", "shard-0", 230_000), count("cpu_us", "shard-1", 110_000)]);
             }
@@ -169,9 +172,15 @@ fn only_what_the_engine_came_to_too_late_is_its_fault() {
 fn too_few_users_and_missing_seconds() {
     assert_eq!(reasons(lab(), &[(3, "a", "waited_pair", "", 100)]), []);
     one(lab(), &[(3, "a", "waited_pair", "", 101)], "too_few_users", "1.01 %", "step 1 (peak)");
-    let (mut raw, manifest) = run(lab(), &[], |_| 90);
-    raw.timeline.retain(|key, _| !(key.4 == "b" && key.5 == "interval" && key.0 >= ORIGIN + 90));
-    let found = judge(&raw, &manifest);
+    one(
+        lab(),
+        &[(50, "b", "interval", "lost", 0)],
+        "lost_interval",
+        "agent b delivered 99 of 100 seconds",
+        "step 1 (peak)",
+    );
+    let lost: Vec<_> = (90..100).map(|second| (second, "b", "interval", "lost", 0)).collect();
+    let found = reasons(lab(), &lost);
     assert!(found.len() == 1 && found[0].reason == "lost_interval", "{found:?}");
     assert_eq!(found[0].measured, "agent b delivered 90 of 100 seconds");
 }
@@ -186,4 +195,59 @@ fn one_late_second_in_a_hundred_is_forgiven() {
     let found = late(2);
     assert!(found.len() == 1 && found[0].reason == "send_lag", "{found:?}");
     assert!(found[0].measured.contains("in 2 of 100 seconds, at worst 12.0 ms"), "{found:?}");
+}
+
+/// So many sends at a second of the run, so late.
+fn sent_late(raw: &mut Raw, second: i64, us: u64) {
+    let mut lag = Histogram::new();
+    lag.record_n(us, 50).unwrap();
+    let (index, n) = lag.cells().next().unwrap();
+    let late = Interval {
+        agent: "a".into(),
+        number: 1_000 + second as u64,
+        second: ORIGIN + second,
+        series: vec![Series {
+            step: 1,
+            phase: Phase::Hold,
+            metric: Metric::SendLag,
+            base: Base::None,
+            deltas: vec![index],
+            counts: vec![n],
+        }],
+        ..Interval::default()
+    };
+    assert!(raw.absorb(&late).unwrap());
+}
+
+#[test]
+fn what_is_sent_behind_the_end_of_its_hold_is_the_latest_of_all() {
+    let (mut raw, manifest) = run(lab(), &[], |_| 90);
+    for second in [102, 103] {
+        sent_late(&mut raw, second, 4_000_000);
+    }
+    let found = judge(&raw, &manifest);
+    assert!(found.len() == 1 && found[0].reason == "send_lag", "{found:?}");
+    assert!(found[0].measured.contains("in 2 of 100 seconds, at worst 4001"), "{found:?}");
+}
+
+#[test]
+fn a_hold_of_less_than_a_second_is_judged_too() {
+    let (raw, mut manifest) = run(lab(), &[], |second| if second == 3 { 12_000 } else { 90 });
+    assert_eq!(judge(&raw, &manifest), [], "one second in a hundred");
+    manifest.steps[0].phases[0] = PhaseInfo { phase: Phase::Hold, from_s: 3.0, to_s: 3.5 };
+    let found = judge(&raw, &manifest);
+    assert!(found.iter().any(|r| r.reason == "send_lag"), "{found:?}");
+}
+
+#[test]
+fn a_bound_on_the_send_lag_is_no_latency_that_it_could_be_a_part_of() {
+    let rule =
+        |expr: &str| adsum_report::threshold::ThresholdRule { expr: expr.into(), ..Default::default() };
+    let (_, mut manifest) = run(lab(), &[], |_| 90);
+    for (expr, limit) in
+        [("send_lag.max < 2ms", 0.010), ("send_lag.p99 < 2ms", 0.010), ("publish.max < 100ms", 0.005)]
+    {
+        manifest.thresholds = vec![rule(expr)];
+        assert!((manifest.trust.lag_limit_s(&manifest) - limit).abs() < 1e-9, "{expr}");
+    }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adsum_agent::net::tls::TlsOptions;
+use adsum_agent::net::tls::{HAS_LEGACY, NO_LEGACY, TlsOptions};
 use adsum_coordinator::scenario::checks::{CheckEntry, CheckUser, TIMEOUT_NS, read_checks};
 use adsum_coordinator::scenario::{Dialect, Transport as Carrier, names};
 use adsum_presence::accounts::Row;
@@ -87,6 +87,7 @@ fn from_flags(args: &cli::Check, publisher: &str, subscriber: &str) -> Result<Ve
         cert: None,
         key: None,
         server_name: None,
+        legacy_tls: false,
         timeout_ns: None,
         local_address: None,
         advertise: None,
@@ -196,6 +197,10 @@ fn job(
     };
     let (cert, key) = (path(&args.cert, &entry.cert), path(&args.key, &entry.key));
     combination(&entry.name, lync, carrier, auth, cert.is_some())?;
+    let legacy = args.legacy_tls || entry.legacy_tls;
+    if legacy && !HAS_LEGACY {
+        return Err((exit::CONFIGURATION, format!("{}: {NO_LEGACY}", entry.name)));
+    }
     let timeout = match (&args.timeout, entry.timeout_ns) {
         (Some(text), _) => limit("--timeout", text)?,
         (None, Some(ns)) => Duration::from_nanos(ns),
@@ -235,6 +240,8 @@ fn job(
             cert_pem: pem("cert", cert)?,
             key_pem: pem("key", key)?,
             server_name: args.server_name.clone().or_else(|| entry.server_name.clone()).unwrap_or_default(),
+            legacy,
+            ..TlsOptions::default()
         },
         publisher,
         subscriber,

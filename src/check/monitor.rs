@@ -237,6 +237,7 @@ mod tests {
             name: name.to_owned(),
             target: "pool.example.com:5061".to_owned(),
             transport: Transport::Tls,
+            dialect: adsum_coordinator::scenario::Dialect::Simple,
             auth: Auth::Digest,
             tls: Default::default(),
             publisher: Row::default(),

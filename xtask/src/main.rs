@@ -101,7 +101,18 @@ fn test(install: bool) -> Result<(), String> {
     }
     cargo(&["fmt", "--all", "--check"], false)?;
     lint()?;
-    cargo(&["test", "--workspace", "--no-fail-fast"], interop)
+    cargo(&["test", "--workspace", "--no-fail-fast"], interop)?;
+    legacy_tls(interop)
+}
+
+/// What differs with OpenSSL built in: its lints, and the tests that need it. OpenSSL is compiled once, from
+/// source, in minutes; of ours only two crates are built anew.
+fn legacy_tls(interop: bool) -> Result<(), String> {
+    let ours = ["--package", "adsum-agent", "--package", "adsum", "--features", "adsum/legacy-tls"];
+    cargo(&[&["clippy"], &ours[..], &["--all-targets", "--", "-D", "warnings"]].concat(), false)?;
+    let files = ["--test", "legacy_tls", "--test", "tls_probe", "--test", "old_pools", "--no-fail-fast"];
+    cargo(&[&["test"], &ours[..], &files].concat(), interop)?;
+    cargo(&[&["test"], &ours[..], &["--test", "kamailio", "over_old_tls"]].concat(), interop)
 }
 
 /// The benchmarks' own runner, which builds adsum as its users do.

@@ -2,7 +2,11 @@
 
 pub mod allow;
 pub mod clock;
+#[cfg(feature = "legacy-tls")]
+pub mod legacy;
 pub mod poll;
+pub mod probe;
+pub mod secured;
 pub mod session;
 pub mod stream;
 pub mod timer;

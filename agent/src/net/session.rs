@@ -15,9 +15,9 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, Error};
 
 /// Room that a record takes beyond its plaintext: header, padding, tag; generous.
-const RECORD_OVERHEAD: usize = 64;
+pub(super) const RECORD_OVERHEAD: usize = 64;
 /// Plaintext of one record at most (RFC 8446 §5.1).
-const RECORD: usize = 16 * 1024;
+pub(super) const RECORD: usize = 16 * 1024;
 /// States that one call may pass through; a handshake takes about a dozen.
 const MAX_STATES: usize = 1_024;
 
@@ -214,15 +214,6 @@ impl Session {
             // What cannot be written leaves the other side without a reason, and us with ours.
             drop(encode(data, sealed));
         }
-    }
-}
-
-/// Makes a ClientHello and throws it away, so that the cryptography is seeded.
-pub fn warm_up(config: &Arc<ClientConfig>, name: &ServerName<'static>) {
-    if let Ok(mut session) = Session::new(config, name) {
-        let (mut plain, mut sealed) = (Vec::new(), Vec::new());
-        // An error would come again, and be told, at the first connection.
-        drop(session.advance(&mut [], &mut plain, &mut sealed));
     }
 }
 

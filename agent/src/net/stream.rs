@@ -8,19 +8,17 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Arc;
 
 use adsum_presence::host::{Class, FlowError};
 use adsum_sip::Time;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, TimestampingFlag, recvmsg, send, setsockopt, sockopt};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::clock::StampClock;
 use super::poll::Ready;
-use super::session::{Session, Standing};
+use super::secured::{Client, Refused, Secured};
+use super::session::Standing;
 
 /// More unsent bytes than these on one connection are a peer that reads
 /// nothing: further messages are refused and counted.
@@ -89,7 +87,9 @@ enum State {
 pub struct Connection {
     socket: Socket,
     state: State,
-    tls: Option<Box<Session>>,
+    tls: Option<Secured>,
+    /// The other side refused the handshake and did not say clearly why.
+    puzzling: bool,
     /// Bytes that the kernel did not take yet, and how many of them it has by now.
     unsent: Vec<u8>,
     taken: usize,
@@ -131,7 +131,7 @@ pub struct Dial {
     /// Local address, if one is prescribed.
     pub source: Option<IpAddr>,
     /// For TLS.
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub tls: Option<Client>,
     /// Many users will share the connection.
     pub shared: bool,
     /// The kernel says when it received something.
@@ -165,12 +165,7 @@ impl Connection {
         if dial.stamped {
             stamp_received(&socket).map_err(wrong)?;
         }
-        let tls = match &dial.tls {
-            Some((config, name)) => {
-                Some(Box::new(Session::new(config, name).map_err(|e| super::tls::explain(&e, name))?))
-            }
-            None => None,
-        };
+        let tls = dial.tls.as_ref().map(Client::session).transpose()?;
         match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {}
@@ -180,6 +175,7 @@ impl Connection {
             socket,
             state: State::Connecting,
             tls,
+            puzzling: false,
             unsent: Vec::new(),
             taken: 0,
             partial: Vec::new(),
@@ -226,22 +222,14 @@ impl Connection {
         }
         while ready.readable && self.state == State::Handshaking {
             let before = self.restore(buffers);
-            let (read, _) = self.read(before, buffers)?;
-            match read {
-                Some(0) => {
-                    return Err(FlowError {
-                        class: Class::Pool,
-                        code: "transport:tls",
-                        reason: "the server closed the connection in the TLS handshake".into(),
-                        diagnosis: "it may not speak TLS on this port, ask for a client certificate, or be overloaded"
-                            .into(),
-                    });
-                }
-                Some(n) => {
+            match self.read(before, buffers) {
+                Ok((Some(0), _)) => return Err(self.hung_up("closed the connection")),
+                Err(error) => return Err(self.hung_up(&format!("broke the connection ({})", error.reason))),
+                Ok((Some(n), _)) => {
                     buffers.plain.clear();
                     self.advance(before + n, buffers, sealed)?;
                 }
-                None => {
+                Ok((None, _)) => {
                     self.advance(before, buffers, sealed)?;
                     break;
                 }
@@ -250,23 +238,40 @@ impl Connection {
         Ok(self.state == State::Open)
     }
 
+    /// The other side ended the connection in the handshake; old servers do so instead of an alert.
+    fn hung_up(&mut self, how: &str) -> FlowError {
+        let Some(tls) = &self.tls else { return closed_error(how) };
+        let Refused { error, puzzling } = tls.ended(how);
+        self.puzzling = puzzling;
+        error
+    }
+
     /// Lets TLS work on the first bytes of the input, and sends what it wants sent.
     fn advance(&mut self, len: usize, buffers: &mut Buffers, sealed: &mut Vec<u8>) -> Result<(), FlowError> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
         sealed.clear();
         let result = tls.advance(&mut buffers.input[..len], &mut buffers.plain, sealed);
-        let explained = result.as_ref().err().map(|error| super::tls::explain(error, tls.name()));
         let sent = if sealed.is_empty() { Written::Whole } else { self.put(sealed) };
-        match (result, explained) {
-            (_, Some(explained)) => Err(explained),
-            (Ok(Standing::Closed), _) => Err(closed_error("the server closed the TLS session")),
-            (Ok(Standing::Open), _) if sent != Written::Broken => {
+        match result {
+            Err(Refused { error, puzzling }) => {
+                self.puzzling = puzzling && self.state == State::Handshaking;
+                Err(error)
+            }
+            Ok(Standing::Closed) => Err(closed_error("the server closed the TLS session")),
+            Ok(Standing::Open) if sent != Written::Broken => {
                 self.state = State::Open;
                 Ok(())
             }
-            (Ok(Standing::Handshaking), _) if sent != Written::Broken => Ok(()),
-            _ => Err(closed_error("the connection broke")),
+            Ok(Standing::Handshaking) if sent != Written::Broken => Ok(()),
+            Ok(_) => Err(closed_error("the connection broke")),
         }
+    }
+
+    /// True if the other side refused the TLS handshake without a clear reason: asking it once
+    /// more, by other means, may tell ([`super::probe`]).
+    #[must_use]
+    pub fn is_puzzling(&self) -> bool {
+        self.puzzling
     }
 
     /// Our end.

@@ -11,7 +11,9 @@ use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
+
+use super::probe::Probes;
 
 /// What a scenario says about TLS; PEM texts, not paths.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,18 @@ pub struct TlsOptions {
     pub key_pem: Vec<u8>,
     /// The name that has to stand in the server's certificate.
     pub server_name: String,
+    /// OpenSSL with all it has instead of rustls, for servers that rustls cannot reach.
+    pub legacy: bool,
+    /// What is known of targets that refused; shared by all shards of a run.
+    pub probes: Probes,
 }
+
+/// True if this build has OpenSSL, and [`TlsOptions::legacy`] can be used.
+pub const HAS_LEGACY: bool = cfg!(feature = "legacy-tls");
+
+/// What to do where [`HAS_LEGACY`] is false.
+pub const NO_LEGACY: &str = "`legacy = true` (--legacy-tls, `legacy_tls` of a check) needs OpenSSL, and this adsum was built without it: build \
+     it with `cargo build --release --features legacy-tls`, for which a C compiler, make and perl are enough";
 
 /// TLS settings that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,18 +55,63 @@ pub fn provider() -> Arc<CryptoProvider> {
     compile_error!("one of the features `aws-lc-rs` and `ring` has to be on");
 }
 
-/// Builds what all connections of a run share; resumption needs it shared.
+/// Builds what all connections of a run share: rustls, whatever [`TlsOptions::legacy`] says.
 ///
 /// # Errors
 /// When a PEM text holds nothing, the key does not fit, or the name is none.
 pub fn client(options: &TlsOptions) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsSetupError> {
-    let wrong = |text: String| TlsSetupError(text);
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(e.to_string()))?
+        .with_root_certificates(roots(options)?);
+    let mut config = match identity(options)? {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| unfit(&e))?,
+    };
+    // Users are distinct clients: one of them cannot resume the session of another,
+    // and a pool that is spared its handshakes would look better than it is.
+    config.resumption = Resumption::disabled();
+    Ok((Arc::new(config), server_name(options)?))
+}
+
+pub(super) fn wrong(text: impl Into<String>) -> TlsSetupError {
+    TlsSetupError(text.into())
+}
+
+/// A certificate and a key that are not each other's.
+pub(super) fn unfit(why: &dyn std::fmt::Display) -> TlsSetupError {
+    wrong(format!("`cert` and `key` do not fit: {why}"))
+}
+
+/// The name that the server has to have.
+pub(super) fn server_name(options: &TlsOptions) -> Result<ServerName<'static>, TlsSetupError> {
+    let name = options.server_name.trim_matches(['[', ']']);
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        wrong(format!("`{}` is neither a host name nor an address: set server_name", options.server_name))
+    })
+}
+
+/// Our certificates and their key, if the scenario has any.
+pub(super) fn identity(
+    options: &TlsOptions,
+) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>, TlsSetupError> {
+    if options.cert_pem.is_empty() {
+        return Ok(None);
+    }
+    let chain = certificates(&options.cert_pem, "cert")?;
+    let key = PrivateKeyDer::from_pem_slice(&options.key_pem)
+        .map_err(|e| wrong(format!("`key` is no private key in PEM: {e}")))?;
+    Ok(Some((chain, key)))
+}
+
+/// Whom to trust.
+pub(super) fn roots(options: &TlsOptions) -> Result<RootCertStore, TlsSetupError> {
     let mut roots = RootCertStore::empty();
     if options.ca_pem.is_empty() {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            return Err(wrong("the system's store of CAs is empty: name the pool's CA with `ca`".into()));
+            return Err(wrong("the system's store of CAs is empty: name the pool's CA with `ca`"));
         }
     } else {
         for certificate in certificates(&options.ca_pem, "ca")? {
@@ -62,28 +120,7 @@ pub fn client(options: &TlsOptions) -> Result<(Arc<ClientConfig>, ServerName<'st
                 .map_err(|e| wrong(format!("`ca` holds a certificate that is no CA: {e}")))?;
         }
     }
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(e.to_string()))?
-        .with_root_certificates(roots);
-    let mut config = if options.cert_pem.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let chain = certificates(&options.cert_pem, "cert")?;
-        let key = PrivateKeyDer::from_pem_slice(&options.key_pem)
-            .map_err(|e| wrong(format!("`key` is no private key in PEM: {e}")))?;
-        builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|e| wrong(format!("`cert` and `key` do not fit: {e}")))?
-    };
-    // Users are distinct clients: one of them cannot resume the session of another,
-    // and a pool that is spared its handshakes would look better than it is.
-    config.resumption = Resumption::disabled();
-    let name =
-        ServerName::try_from(options.server_name.trim_matches(['[', ']']).to_owned()).map_err(|_| {
-            wrong(format!("`{}` is neither a host name nor an address: set server_name", options.server_name))
-        })?;
-    Ok((Arc::new(config), name))
+    Ok(roots)
 }
 
 fn certificates(pem: &[u8], key: &str) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
@@ -98,32 +135,9 @@ fn certificates(pem: &[u8], key: &str) -> Result<Vec<CertificateDer<'static>>, T
 /// What a TLS error means to an administrator.
 #[must_use]
 pub fn explain(error: &Error, name: &ServerName<'_>) -> FlowError {
-    let name = name.to_str();
     let (class, diagnosis) = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => (
-            Class::Configuration,
-            "the server's certificate is not signed by a CA that is trusted here: give the pool's CA with `ca` (--ca)"
-                .to_owned(),
-        ),
-        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            (Class::Pool, "the server's certificate has expired: renew it (and look at this host's clock)".to_owned())
-        }
-        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-            (Class::Pool, "the server's certificate is not valid yet: look at both clocks".to_owned())
-        }
-        Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => (
-            Class::Configuration,
-            format!("the server's certificate is not for `{name}`: connect by a name that it has, or say which one to expect with server_name (--server-name). {error}"),
-        ),
-        Error::InvalidCertificate(_) => {
-            (Class::Pool, format!("the server's certificate cannot be accepted: {error}"))
-        }
-        Error::AlertReceived(alert) => (
-            Class::Pool,
-            format!("the server refused the handshake ({alert:?}): it may ask for a client certificate (--cert, --key), or have no protocol version or cipher suite in common with us: we speak TLS 1.2 and 1.3 with ECDHE and AEAD suites"),
-        ),
+        Error::InvalidCertificate(why) => certificate(why, &name.to_str()),
+        Error::AlertReceived(alert) => (Class::Pool, alert_received(*alert)),
         Error::PeerIncompatible(_) => (
             Class::Pool,
             "the server has no protocol version or cipher suite in common with us: we speak TLS 1.2 and 1.3 with ECDHE and AEAD suites; old servers may offer only CBC suites, RSA key exchange or TLS 1.0".to_owned(),
@@ -134,4 +148,81 @@ pub fn explain(error: &Error, name: &ServerName<'_>) -> FlowError {
         _ => (Class::Pool, format!("TLS failed: {error}")),
     };
     FlowError { class, code: "transport:tls", reason: error.to_string(), diagnosis }
+}
+
+/// What the server says by an alert, and what it may mean by it.
+fn alert_received(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateRequired => {
+            "the server asks for a client certificate: give it with `cert` and `key` (--cert, --key)"
+                .to_owned()
+        }
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::AccessDenied => format!(
+            "the server does not accept our client certificate ({alert:?}): look at `cert` and `key` (--cert, --key), and whether the pool trusts their CA"
+        ),
+        AlertDescription::UnrecognisedName => {
+            "the server knows no host of this name: say which name it has with server_name (--server-name)"
+                .to_owned()
+        }
+        _ => format!(
+            "the server refused the handshake ({alert:?}): it may ask for a client certificate (--cert, --key), or have no protocol version or cipher suite in common with us: we speak TLS 1.2 and 1.3 with ECDHE and AEAD suites"
+        ),
+    }
+}
+
+/// The object identifier of sha1WithRSAEncryption, and that of ecdsa-with-SHA1.
+const SHA1: [&[u8]; 2] =
+    [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01]];
+
+/// What is wrong with the server's certificate, and who has to act.
+fn certificate(why: &CertificateError, name: &str) -> (Class, String) {
+    match why {
+        CertificateError::UnknownIssuer => (
+            Class::Configuration,
+            "the server's certificate is not signed by a CA that is trusted here: give the pool's CA with `ca` (--ca); an internal CA is in no system's store, and the pool has to send the certificates between it and its own"
+                .to_owned(),
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            Class::Pool,
+            format!("the server's certificate has expired: renew it (and look at this host's clock). {why}"),
+        ),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            Class::Pool,
+            format!("the server's certificate is not valid yet: look at both clocks. {why}"),
+        ),
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => (
+            Class::Pool,
+            format!("the server's certificate has no subject alternative name, so it is for no name at all, and not for `{name}`: a common name (CN) alone does not count (RFC 9525). Have it issued anew with the pool's names as DNS names in subjectAltName"),
+        ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            Class::Configuration,
+            format!("the server's certificate is not for `{name}`: connect by a name that it has, or say which one to expect with server_name (--server-name). {why}"),
+        ),
+        CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. }
+            if SHA1.iter().any(|id| signature_algorithm_id.windows(id.len()).any(|part| part == *id)) =>
+        (
+            Class::Pool,
+            "the server's certificate, or one between it and its CA, is signed with SHA-1, which is not accepted, also not with legacy TLS: have it issued anew with SHA-256"
+                .to_owned(),
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            Class::Pool,
+            format!("the server's certificate is not meant for servers: have it issued anew with the purpose serverAuth. {why}"),
+        ),
+        CertificateError::BadSignature => (
+            Class::Configuration,
+            "the server's certificate is not signed by the CA of its issuer's name that is trusted here: `ca` (--ca) probably holds a CA of the same name with another key, such as one that was renewed since: give the pool's present one"
+                .to_owned(),
+        ),
+        CertificateError::Revoked => {
+            (Class::Pool, "the server's certificate has been revoked: have a new one issued".to_owned())
+        }
+        _ => (Class::Pool, format!("the server's certificate cannot be accepted: {why}")),
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use adsum_presence::Host;
 use adsum_presence::accounts::Accounts;
@@ -13,12 +12,12 @@ use adsum_presence::host::{
 use adsum_presence::population::Transport;
 use adsum_sip::locate::{Attempt, Failover, Failure as Trouble};
 use adsum_sip::{Time, value};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 
 use crate::failures::Failures;
 use crate::net::allow::Allow;
 use crate::net::clock;
+use crate::net::probe::Explained;
+use crate::net::secured::Client;
 use crate::net::stream::{Connection, Dial, Written};
 use crate::net::udp::UdpPort;
 use crate::recorder::Recorder;
@@ -83,7 +82,7 @@ pub(super) struct ShardIo {
     pub sealed: Vec<u8>,
     /// Local addresses that connections use in turn.
     pub sources: Vec<IpAddr>,
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub tls: Option<Client>,
     /// Where the pool is, and which of its addresses rest because they failed.
     pub failover: Failover,
     pub allow: Allow,
@@ -162,11 +161,21 @@ impl ShardIo {
             Some(target) => target,
             None => self.failover.address(*line.attempt.get_or_insert(fresh?))?,
         };
-        let source = match self.sources.len() {
-            0 => None,
-            all => self.sources.get(flow as usize % all).copied(),
-        };
+        let source = self.source_of(flow);
         Some(Dial { target, source, tls: self.tls.clone(), shared: self.shared, stamped: self.kernel_stamps })
+    }
+
+    /// The local address that is prescribed for a flow.
+    pub fn source_of(&self, flow: Flow) -> Option<IpAddr> {
+        self.sources.get(flow as usize % self.sources.len().max(1)).copied()
+    }
+
+    /// Says of a refused TLS handshake what a question to the target has found, or that this is not known yet.
+    pub fn puzzle(&self, flow: Flow, target: SocketAddr, error: FlowError) -> Explained {
+        match &self.tls {
+            Some(tls) => tls.probes().explain(target, self.source_of(flow), tls.name(), error),
+            None => Explained::Now(error),
+        }
     }
 
     /// A target did not do its part: it rests, and what comes next goes

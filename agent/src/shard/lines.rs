@@ -8,11 +8,12 @@ use adsum_presence::host::{Activity, Class, Counter, Failure, Flow, FlowError, F
 use adsum_sip::Time;
 use adsum_sip::frame::{self, Frame};
 use adsum_sip::locate::Failure as Trouble;
-use adsum_sip::time::SECOND;
+use adsum_sip::time::{MILLISECOND, SECOND};
 
 use super::{Core, io, stages};
 use crate::net::clock;
 use crate::net::poll::{Poller, Ready};
+use crate::net::probe::Explained;
 use crate::net::stream::{Buffers, Connection, Dial, OUT_OF_FILES, OUT_OF_PORTS, StampKeeper, Written};
 
 /// A connection that is not there after this long is given up.
@@ -21,6 +22,8 @@ const CONNECT_LIMIT: u64 = 32 * SECOND;
 const READS: usize = 16;
 /// A shared connection that was lost is opened again after this long.
 const RETRY: u64 = SECOND;
+/// How often failures that wait for a probe of their target look whether it is known now.
+const LOOK_AGAIN: u64 = 50 * MILLISECOND;
 
 /// What all connections of a shard share.
 #[derive(Debug)]
@@ -33,11 +36,25 @@ pub(super) struct Streams {
     limits: VecDeque<(Time, Flow, u32)>,
     /// Shared connections to be opened again, in the order of their time.
     retries: VecDeque<(Time, Flow)>,
+    /// TLS handshakes that were refused without a clear reason, while their target is asked; at most
+    /// one for each connection.
+    puzzles: Vec<Puzzle>,
+    /// When it is looked at them again.
+    look_again: Time,
     /// Connections that had more to read than one turn allows.
     unfinished: Vec<Ready>,
     /// Keeps the kernel stamping: it begins a moment after the first socket asks for it, and
     /// ends with the last one, which would leave the first messages of a connection without.
     _stamping: Option<StampKeeper>,
+}
+
+/// A failure that is told when its target has been asked.
+#[derive(Debug)]
+struct Puzzle {
+    flow: Flow,
+    generation: u32,
+    target: SocketAddr,
+    error: FlowError,
 }
 
 impl Streams {
@@ -48,6 +65,8 @@ impl Streams {
             buffers: Some(Buffers::default()),
             limits: VecDeque::new(),
             retries: VecDeque::new(),
+            puzzles: Vec::new(),
+            look_again: Time::NEVER,
             unfinished: Vec::new(),
             _stamping: stamped.then(StampKeeper::new).transpose()?,
         })
@@ -56,7 +75,7 @@ impl Streams {
     /// When [`Core::open_lines`] wants to be called.
     pub fn next_limit(&self) -> Time {
         let limit = self.limits.front().map_or(Time::NEVER, |(at, ..)| *at);
-        limit.min(self.retries.front().map_or(Time::NEVER, |(at, _)| *at))
+        limit.min(self.retries.front().map_or(Time::NEVER, |(at, _)| *at)).min(self.look_again)
     }
 
     pub fn poll_ready(&self, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
@@ -94,6 +113,16 @@ impl Core {
             self.streams.retries.pop_front();
             self.io.recorder.count(now, self.io.stage, Counter::Reconnect, 1);
             self.io.wanted.push(flow);
+        }
+        if self.streams.look_again <= now {
+            self.streams.look_again = Time::NEVER;
+            for puzzle in std::mem::take(&mut self.streams.puzzles) {
+                let known = self.io.lines.get(puzzle.flow as usize);
+                // Whoever waited has hung up meanwhile, or connects again.
+                if known.is_some_and(|line| line.generation == puzzle.generation) {
+                    self.puzzled(now, puzzle);
+                }
+            }
         }
         // What is wanted meanwhile, after a failure, has its turn at the next call.
         for flow in std::mem::take(&mut self.io.wanted) {
@@ -265,6 +294,9 @@ impl Core {
         if let Some(attempt) = self.io.lines.get(flow as usize).and_then(|line| line.attempt) {
             self.io.failover.answered(attempt, now);
         }
+        if let (Some(tls), Some(target)) = (&self.io.tls, self.io.target_of(flow)) {
+            tls.probes().succeeded(target);
+        }
         if !self.io.shared {
             self.population.on_flow(now, flow, FlowEvent::Open(now), &mut self.io);
         }
@@ -275,7 +307,7 @@ impl Core {
     pub(super) fn lost(&mut self, flow: Flow, error: FlowError, connected: bool) {
         let now = self.look();
         let Some(line) = self.io.lines.get_mut(flow as usize) else { return };
-        line.connection = None;
+        let puzzling = line.connection.take().filter(|connection| connection.is_puzzling());
         line.generation = line.generation.wrapping_add(1);
         let ours = match error.code {
             OUT_OF_FILES => Some("out_of_files"),
@@ -303,6 +335,28 @@ impl Core {
                 return self.io.wanted.push(flow);
             }
         }
+        match puzzling.map(|connection| connection.peer()) {
+            Some(target) => {
+                let generation = self.io.lines.get(flow as usize).map_or(0, |line| line.generation);
+                self.puzzled(now, Puzzle { flow, generation, target, error });
+            }
+            None => self.tell_lost(now, flow, error, connected),
+        }
+    }
+
+    /// Tells a refused handshake with what its target says to a probe, now or when that is known.
+    fn puzzled(&mut self, now: Time, puzzle: Puzzle) {
+        let Puzzle { flow, generation, target, error } = puzzle;
+        match self.io.puzzle(flow, target, error) {
+            Explained::Later(error) if self.streams.puzzles.len() < self.io.lines.len() => {
+                self.streams.puzzles.push(Puzzle { flow, generation, target, error });
+                self.streams.look_again = self.streams.look_again.min(now + LOOK_AGAIN);
+            }
+            Explained::Now(error) | Explained::Later(error) => self.tell_lost(now, flow, error, false),
+        }
+    }
+
+    fn tell_lost(&mut self, now: Time, flow: Flow, error: FlowError, connected: bool) {
         if self.io.shared {
             self.shared_lost(now, flow, error, connected);
         } else {

@@ -162,6 +162,8 @@ pub struct ReadyFacts {
     pub kernel_stamps: bool,
     /// What priority the thread has.
     pub priority: String,
+    /// Which implementation of TLS is used; empty without TLS.
+    pub tls: String,
 }
 
 /// A plan that cannot be carried out here.
@@ -207,6 +209,8 @@ pub(crate) struct Core {
     next_arrival: Option<crate::pace::Arrival>,
     start: Time,
     state: stages::State,
+    /// The hold that was last begun.
+    last_hold: Option<Stage>,
     waiting: VecDeque<Held>,
     /// Free pairs, longest rested first, each with the number of its rest;
     /// entries of an older rest are passed over.
@@ -284,12 +288,14 @@ impl Core {
         let reachable = if udp.is_empty() { targets.len() } else { udp.len() };
         let failover = Failover::new(&targets[..reachable]);
         let tls = match (transport, &plan.tls) {
-            (Transport::Tls, options) => Some(crate::net::tls::client(&options.clone().unwrap_or_default())?),
+            (Transport::Tls, options) => {
+                Some(crate::net::secured::Client::new(&options.clone().unwrap_or_default())?)
+            }
             _ => None,
         };
-        if let Some((config, name)) = &tls {
+        if let Some(tls) = &tls {
             // The first use of the cryptography in a process takes some 20 ms: not within a measurement.
-            crate::net::session::warm_up(config, name);
+            tls.warm_up();
         }
         let lines = match (transport, plan.shared_connections) {
             (Transport::Udp, _) => 0,
@@ -339,6 +345,7 @@ impl Core {
             schedule,
             start: Time::NEVER,
             state: stages::State::Begin,
+            last_hold: None,
             waiting: VecDeque::new(),
             rested: (0..population.pairs()).map(|pair| (pair, 0)).collect(),
             rests: vec![0; population.pairs() as usize],

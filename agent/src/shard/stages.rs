@@ -277,6 +277,7 @@ impl Core {
             server: self.server.clone(),
             kernel_stamps: self.stamped[0] > self.stamped[1],
             priority,
+            tls: self.io.tls.as_ref().map(crate::net::secured::Client::implementation).unwrap_or_default(),
         }));
     }
 
@@ -305,6 +306,9 @@ impl Core {
     }
 
     fn set_stage(&mut self, stage: Stage) {
+        if stage.phase == Phase::Hold {
+            self.last_hold = Some(stage);
+        }
         if self.io.stage != stage {
             self.count_last_lost(self.io.now, self.io.stage);
             self.io.stage = stage;
@@ -348,9 +352,11 @@ impl Core {
         match self.plan.kind {
             Kind::Workflow => self.done(false, "complete"),
             Kind::Held => {
-                let stage = Stage { step: self.plan.last_step, phase: Phase::Hold };
+                // Of a run that was stopped, the hold that it came to: the last one never was.
+                if let Some(hold) = self.last_hold {
+                    self.population.count_converged(now, hold, &mut self.io);
+                }
                 if self.start != Time::NEVER {
-                    self.population.count_converged(now, stage, &mut self.io);
                     self.population.give_up_recoveries(now, &mut self.io);
                 }
                 self.state = State::SigningOff(Series::from(now));

@@ -8,7 +8,7 @@ mod text;
 
 pub use text::text;
 
-use super::timeline::{Phase, arrivals, length_ns};
+use super::timeline::{Phase, arrivals, length_ns, log_on_ns};
 use crate::scenario::quantity::{SECOND_NS, WHOLE_PPB};
 use crate::scenario::{Connections, Dialect, Distribution, Kind, Scenario, Scheme, Transport};
 use crate::users::Population;
@@ -33,6 +33,8 @@ const DIALOG_BYTES: u64 = 192;
 /// Bytes of a connection, the kernel's part included.
 const TCP_BYTES: u64 = 5_700;
 const TLS_BYTES: u64 = 9_800;
+/// The same with OpenSSL, whose sessions are larger by 31 kB (2,000 held users, TLS 1.3).
+const LEGACY_TLS_BYTES: u64 = 42_000;
 /// Bytes of an agent before it has users: program, histograms of a shard, buffers.
 const AGENT_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -290,6 +292,7 @@ fn memory(scenario: &Scenario, population: &Population, agents: u64) -> u64 {
     let dialogs = subscriptions(scenario, population).saturating_sub(population.pairs);
     let connection = match scenario.pool.transport {
         _ if !is_per_user(scenario) => 0,
+        Transport::Tls if scenario.pool.tls.legacy => LEGACY_TLS_BYTES,
         Transport::Tls => TLS_BYTES,
         _ => TCP_BYTES,
     };
@@ -301,7 +304,6 @@ fn memory(scenario: &Scenario, population: &Population, agents: u64) -> u64 {
 
 /// Time before the first arrival and behind the last one, if the pool keeps up.
 fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
-    let time = |things: u64, mhz: u64| gap(things, mhz);
     let warmup = &scenario.warmup;
     match scenario.workload.kind {
         Kind::Workflow => {
@@ -310,12 +312,7 @@ fn outer(scenario: &Scenario, population: &Population) -> (u64, u64) {
             (proof.saturating_add(warmup.settle_ns), scenario.workload.deadline_ns.min(proof))
         }
         Kind::Held => {
-            // Subscriptions to oneself come with the registration; everybody who publishes does it once.
-            let one_by_one =
-                subscriptions(scenario, population).saturating_add(publishers(scenario, population));
-            let log_on = time(population.users(), warmup.register_rate_mhz)
-                .saturating_add(time(one_by_one, warmup.subscribe_rate_mhz));
-            let log_off = time(population.users(), warmup.register_rate_mhz);
+            let (log_on, log_off) = log_on_ns(scenario, population.users());
             (log_on.saturating_add(warmup.settle_ns), log_off)
         }
     }
@@ -495,7 +492,7 @@ fn warnings(scenario: &Scenario, check: &Check, users: u64, agents: u64) -> Vec<
         );
     }
     let tls = &scenario.pool.tls;
-    let any_tls = tls.ca.is_some() || tls.cert.is_some() || tls.server_name.is_some();
+    let any_tls = tls.ca.is_some() || tls.cert.is_some() || tls.server_name.is_some() || tls.legacy;
     if scenario.pool.transport != Transport::Tls && any_tls {
         warnings.push(format!("pool.tls has no effect with transport = \"{}\"", scenario.pool.transport));
     }

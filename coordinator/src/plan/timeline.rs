@@ -1,6 +1,6 @@
 //! When each step and phase of a run is, and how many arrivals it has.
 
-use crate::scenario::{Scenario, Step};
+use crate::scenario::{Kind, Scenario, Step};
 
 /// A stretch of a run with one law of the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +93,27 @@ pub fn timeline(scenario: &Scenario, start_ns: u64, end_ns: Option<u64>) -> Vec<
 pub fn length_ns(scenario: &Scenario) -> u64 {
     let lengths = scenario.steps.iter().map(|step| step.ramp_ns.saturating_add(step.hold_ns));
     lengths.fold(0, u64::saturating_add)
+}
+
+/// How long the log-on of all held users takes at the rates of `[warmup]`, with their
+/// subscriptions and first publications, and their log-off. Subscriptions to oneself come
+/// with the registration; everybody who publishes does it once.
+#[must_use]
+pub fn log_on_ns(scenario: &Scenario, users: u64) -> (u64, u64) {
+    if scenario.workload.kind != Kind::Held {
+        return (0, 0);
+    }
+    // Without contact lists every other user publishes, to one.
+    let (subscriptions_milli, publishers) = match scenario.workload.fan_out {
+        Some(fan_out) => (u128::from(users) * u128::from(fan_out.mean_milli), users),
+        None => (u128::from(users / 2) * 1_000, users / 2),
+    };
+    let at = |milli: u128, rate_mhz: u64| {
+        u64::try_from(milli * 1_000_000_000 / u128::from(rate_mhz.max(1))).unwrap_or(u64::MAX)
+    };
+    let register = at(u128::from(users) * 1_000, scenario.warmup.register_rate_mhz);
+    let others = subscriptions_milli + u128::from(publishers) * 1_000;
+    (register.saturating_add(at(others, scenario.warmup.subscribe_rate_mhz)), register)
 }
 
 /// How many arrivals the ramp and the hold of each step have, with constant arrivals.

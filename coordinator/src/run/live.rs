@@ -1,8 +1,10 @@
 //! What is known while a run goes on: progress for people, and what ends it early.
 
 use adsum_report::histogram::{Histogram, Percentile, Quantile};
+use adsum_report::raw::CountKey;
 use adsum_report::threshold::{self, Judged, Numbers, Threshold};
-use adsum_report::{Base, Manifest, Metric, Phase, Raw};
+use adsum_report::verdict::is_meant;
+use adsum_report::{Base, Metric, Phase, Raw};
 
 use crate::plan::timeline;
 use crate::scenario::{Scenario, StopOn};
@@ -60,6 +62,11 @@ pub(super) struct Here {
     pub users: u64,
 }
 
+/// Before all counters of a second.
+fn from_second(second: i64) -> CountKey {
+    (second, 0, Phase::Warmup, String::new(), String::new(), String::new(), String::new())
+}
+
 pub(super) fn progress(raw: &Raw, scenario: &Scenario, here: Here) -> Progress {
     let length = timeline::length_ns(scenario) as i64;
     let elapsed = here.start.map_or(0, |start| (here.now - start).max(0));
@@ -80,18 +87,17 @@ pub(super) fn progress(raw: &Raw, scenario: &Scenario, here: Here) -> Progress {
     let last = here.now / 1_000_000_000 - 2;
     let window = last - 9..=last;
     let count = |counter: &str| -> u64 {
-        raw.timeline
-            .iter()
-            .filter(|((second, _, phase, .., c, _), _)| {
-                window.contains(second) && *phase != Phase::Warmup && c == counter
-            })
+        raw.timeline()
+            .range(from_second(*window.start())..from_second(window.end() + 1))
+            .filter(|((_, _, phase, .., c, _), _)| *phase != Phase::Warmup && c == counter)
             .map(|(_, n)| n)
             .sum()
     };
     let series = |metric: Metric, base: Base| {
         let mut sum = Histogram::new();
+        let key = |second: i64| (second, 0, Phase::Warmup, String::new(), Metric::Connect, Base::Scheduled);
         for ((_, _, phase, _, m, b), histogram) in
-            raw.seconds.iter().filter(|((second, ..), _)| window.contains(second))
+            raw.seconds.range(key(*window.start())..key(window.end() + 1))
         {
             // What readiness did is no part of any rate or latency.
             if *phase != Phase::Warmup && *m == metric && *b == base {
@@ -117,7 +123,7 @@ pub(super) fn progress(raw: &Raw, scenario: &Scenario, here: Here) -> Progress {
         sent_hz: count("sent") as f64 / seen,
         p50_s: at(&latency, 500_000_000),
         p99_s: at(&latency, 990_000_000),
-        missed: raw.timeline.iter().filter(|((.., c, _), _)| c == "missed").map(|(_, n)| n).sum(),
+        missed: raw.totals().filter(|row| row.3 == "missed").map(|row| row.5).sum(),
         failed: raw.failures.values().map(|f| f.count).sum(),
         send_lag_p99_s: at(&series(Metric::SendLag, Base::None), 990_000_000),
         agents: here.agents,
@@ -150,6 +156,9 @@ impl Stopped {
     }
 }
 
+/// Seconds that are looked at in one go, when the coordinator itself was held up.
+const CATCH_UP: i64 = 60;
+
 /// Looks at every second once.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -164,10 +173,24 @@ struct Rule {
     expr: String,
     threshold: Threshold,
     base: Base,
-    step: Option<String>,
+    /// Empty: each hold.
+    step: String,
+    /// `None` for the sum.
+    site: Option<String>,
     after_s: u64,
     for_s: u64,
-    broken: u64,
+    /// Where, and for how many seconds in a row.
+    broken: (u32, Phase, u64),
+}
+
+/// Which phase a second belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub step: u32,
+    pub name: &'a str,
+    pub phase: Phase,
+    /// Seconds since its beginning.
+    pub held_s: u64,
 }
 
 impl Judge {
@@ -181,22 +204,31 @@ impl Judge {
                     expr: t.expr.clone(),
                     threshold: threshold::parse(&t.expr).ok()?,
                     base: Base::parse(t.base.name())?,
-                    step: t.step.clone(),
+                    step: t.step.clone().unwrap_or_default(),
+                    site: t.site.clone().filter(|site| site != "all"),
                     after_s: t.after_s,
                     for_s: t.for_s.max(1),
-                    broken: 0,
+                    broken: (0, Phase::Warmup, 0),
                 })
             })
             .collect();
         Judge { rules, stop_on: scenario.safety.stop_on, protected: 0, last: i64::MIN }
     }
 
-    /// Judges a second that agents have reported; each only once.
-    pub fn second(&mut self, raw: &Raw, manifest: &Manifest, second: i64) -> Option<Stopped> {
-        if second <= self.last {
-            return None;
-        }
-        self.last = second;
+    /// Judges all seconds up to this one, which agents have reported; each only once.
+    pub fn through<'a>(
+        &mut self,
+        raw: &Raw,
+        second: i64,
+        place: impl Fn(i64) -> Option<Place<'a>>,
+    ) -> Option<Stopped> {
+        let first = self.last.saturating_add(1).max(second - CATCH_UP);
+        let first = if self.last == i64::MIN { second } else { first };
+        self.last = self.last.max(second);
+        (first..=second).find_map(|second| self.second(raw, second, place(second)))
+    }
+
+    fn second(&mut self, raw: &Raw, second: i64, place: Option<Place<'_>>) -> Option<Stopped> {
         if let Some(stop_on) = self.stop_on {
             let share = error_share(raw, second, stop_on.class);
             let above = share.is_some_and(|share| share > stop_on.above_ppb);
@@ -205,33 +237,17 @@ impl Judge {
                 return Some(Stopped::ToProtect(stop_on.to_string()));
             }
         }
-        // Which step it is shows from what was recorded in that second.
-        let step = raw
-            .timeline
-            .range((second, 0, Phase::Warmup, String::new(), String::new(), String::new(), String::new())..)
-            .take_while(|((at, ..), _)| *at == second)
-            .filter(|((_, _, phase, .., counter, _), _)| *phase == Phase::Hold && counter == "offered")
-            .map(|((_, step, ..), _)| *step)
-            .next()?;
+        // Behind the last hold nothing is left that could be ended.
+        let Place { step, name, phase, held_s } = place.filter(|place| place.phase != Phase::Drain)?;
         for rule in &mut self.rules {
-            let name = manifest.step_name(step);
-            if rule.step.as_deref().is_some_and(|wanted| wanted != name && !name.is_empty()) {
+            if !is_meant(&rule.step, name, phase) || held_s < rule.after_s {
                 continue;
             }
-            let held = raw
-                .timeline
-                .keys()
-                .filter(|(_, s, p, .., c, _)| *s == step && *p == Phase::Hold && c == "offered")
-                .map(|(at, ..)| *at)
-                .min()
-                .map_or(0, |first| (second - first).max(0) as u64);
-            if held < rule.after_s {
-                continue;
-            }
-            let judged =
-                Numbers::of_phase(raw, step, Phase::Hold, None).judge(&rule.threshold, rule.base, false);
-            rule.broken = if matches!(judged, Judged::Broken(_)) { rule.broken + 1 } else { 0 };
-            if rule.broken >= rule.for_s {
+            let numbers = Numbers::of_phase(raw, step, phase, rule.site.as_deref());
+            let broken = matches!(numbers.judge(&rule.threshold, rule.base, false), Judged::Broken(_));
+            let before = if (rule.broken.0, rule.broken.1) == (step, phase) { rule.broken.2 } else { 0 };
+            rule.broken = (step, phase, if broken { before + 1 } else { 0 });
+            if rule.broken.2 >= rule.for_s {
                 return Some(Stopped::ByThreshold(rule.expr.clone()));
             }
         }
@@ -242,11 +258,7 @@ impl Judge {
 /// The share of error answers of a class among all final answers of a second, in billionths.
 fn error_share(raw: &Raw, second: i64, class: u8) -> Option<u64> {
     let (mut errors, mut all) = (0u64, 0u64);
-    let from = (second, 0, Phase::Warmup, String::new(), String::new(), String::new(), String::new());
-    for ((at, .., counter, label), n) in raw.timeline.range(from..) {
-        if *at != second {
-            break;
-        }
+    for ((.., counter, label), n) in raw.timeline().range(from_second(second)..from_second(second + 1)) {
         let code: Option<u16> = label.rsplit(' ').next().and_then(|code| code.parse().ok());
         if let (true, Some(code)) = (counter == "sip_received", code.filter(|code| *code >= 200)) {
             all += n;

@@ -135,10 +135,11 @@ pub async fn execute(
                 progress(&run.progress(unix_ns()));
                 run.tick(unix_ns())
             }
-            changed = stop.changed() => {
-                let level = if changed.is_ok() { *stop.borrow() } else { StopLevel::Go };
+            // Nobody who could stop the run any more: it goes on.
+            Ok(()) = stop.changed() => {
+                let level = *stop.borrow_and_update();
                 match level {
-                    StopLevel::Go => std::future::pending().await,
+                    StopLevel::Go => Vec::new(),
                     StopLevel::Drain(code) => {
                         remark("stopping: what runs is drained and signed off; once more to stop at once");
                         run.manifest.events.signal = code;
@@ -188,6 +189,11 @@ async fn obey(
                 journal.add(&agent, &site, incarnation, &interval);
                 acks.push((agent, interval.number));
             }
+            Order::Draft(manifest) => {
+                if let Err(error) = journal.draft(&manifest) {
+                    remark(&error.to_string());
+                }
+            }
             Order::Remark(text) => remark(&text),
         }
     }
@@ -208,10 +214,18 @@ fn finish(mut run: Run, mut journal: Journal, dir: &Path) -> Result<Outcome, Run
     })
 }
 
-/// Steps with their seconds; a run that never started has none but warm-up and drain.
-pub(super) fn steps(scenario: &Scenario, start_ns: u64, end_ns: u64, started: bool) -> Vec<StepInfo> {
-    timeline::timeline(scenario, start_ns, Some(end_ns))
-        .into_iter()
+/// Steps with their seconds; a run that never started has none but the warm-up. What lies
+/// behind `cut_ns`, where a run was stopped, belongs to the drain.
+pub(super) fn steps(
+    scenario: &Scenario,
+    start_ns: u64,
+    cut_ns: u64,
+    end_ns: u64,
+    started: bool,
+) -> Vec<StepInfo> {
+    let all = timeline::timeline(scenario, start_ns, Some(end_ns));
+    let last = all.len().saturating_sub(1) as u32;
+    all.into_iter()
         .map(|step| StepInfo {
             step: step.index,
             name: step.name,
@@ -220,14 +234,19 @@ pub(super) fn steps(scenario: &Scenario, start_ns: u64, end_ns: u64, started: bo
             phases: step
                 .phases
                 .iter()
-                // What a stopped run did not reach has no seconds.
                 .filter(|_| started || step.index == 0)
-                .filter(|span| step.index == 0 || span.from_ns < end_ns || span.to_ns.is_none())
                 .filter_map(|span| {
+                    let (from_ns, to_ns) = match step.index {
+                        0 => (span.from_ns, start_ns.min(cut_ns.max(span.from_ns))),
+                        index if index == last => (span.from_ns.min(cut_ns), end_ns),
+                        // What a stopped run did not reach has no seconds.
+                        _ if span.from_ns >= cut_ns => return None,
+                        _ => (span.from_ns, span.to_ns.unwrap_or(end_ns).min(cut_ns)),
+                    };
                     Some(PhaseInfo {
                         phase: adsum_report::Phase::parse(span.phase.name())?,
-                        from_s: span.from_ns as f64 / 1e9,
-                        to_s: span.to_ns.unwrap_or(end_ns).min(end_ns.max(span.from_ns)) as f64 / 1e9,
+                        from_s: from_ns as f64 / 1e9,
+                        to_s: to_ns.max(from_ns) as f64 / 1e9,
                     })
                 })
                 .collect(),
@@ -277,7 +296,6 @@ fn manifest(setup: &Setup, origin_s: i64) -> Manifest {
         deadline_s: s.workload.deadline_ns as f64 / 1e9,
         origin_unix_s: origin_s,
         ended_unix_s: origin_s,
-        steps: steps(s, 0, timeline::length_ns(s), true),
         thresholds,
         trust: TrustLimits {
             profile: match trust.profile {
@@ -294,6 +312,7 @@ fn manifest(setup: &Setup, origin_s: i64) -> Manifest {
             steal_seconds: ppb(trust.steal_seconds_ppb),
         },
         percentiles: s.report.percentiles_ppb.iter().map(|p| *p as f64 / 1e9).collect(),
+        interval_s: s.report.interval_s,
         ..Manifest::default()
     }
 }

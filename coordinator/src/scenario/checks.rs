@@ -75,6 +75,8 @@ pub struct CheckEntry {
     pub key: Option<String>,
     /// Name that the server's certificate must have.
     pub server_name: Option<String>,
+    /// OpenSSL instead of rustls, for pools without ECDHE, AEAD or TLS 1.2.
+    pub legacy_tls: bool,
     /// Nanoseconds to wait for the notification.
     pub timeout_ns: Option<u64>,
     /// Local address.
@@ -149,6 +151,7 @@ fn check(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<CheckEntry> {
     let (ca, cert, key) = (path(cx, "ca"), path(cx, "cert"), path(cx, "key"));
     let server_name = path(cx, "server_name");
     let advertise = path(cx, "advertise");
+    let legacy_tls = section.boolean(cx, "legacy_tls").is_some_and(|at| at.value);
     for (there, other) in [(&cert, "key"), (&key, "cert")] {
         if there.is_some() && !section.has(other) {
             section.missing(cx, other, "a certificate and its key together");
@@ -171,6 +174,7 @@ fn check(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<CheckEntry> {
         cert,
         key,
         server_name,
+        legacy_tls,
         timeout_ns,
         local_address: local_address.map(|at| at.value),
         advertise,
@@ -255,6 +259,7 @@ name = "lync"
 target = "lync.example.com"
 dialect = "lync"
 auth = "trusted"
+legacy_tls = true
 cert = "me.pem"
 key = "me-key.pem"
 publisher = { sip = "sip:alice@example.com" }
@@ -269,6 +274,7 @@ subscriber = { sip = "sip:bob@example.com" }
         assert_eq!((first.name.as_str(), first.publisher.sip.as_str()), ("fra-1", "sip:alice@example.com"));
         assert_eq!((first.transport, first.timeout_ns), (Some(Transport::Tls), Some(10_000_000_000)));
         let second = &checks[1];
+        assert!(second.legacy_tls && !first.legacy_tls);
         assert_eq!((second.dialect, second.auth), (Some(Dialect::Lync), Some(CheckAuth::Trusted)));
         assert_eq!((second.key.as_deref(), &second.publisher.credential_file), (Some("me-key.pem"), &None));
     }
@@ -315,7 +321,7 @@ other = 1
     #[test]
     fn names_are_told_apart_and_an_empty_file_is_a_mistake() {
         let twice = GOOD.replace("\"lync\"\ntarget", "\"fra-1\"\ntarget");
-        assert!(read(&twice).unwrap_err().contains("c.toml:12:8: there are two checks named `fra-1`"));
+        assert!(read(&twice).unwrap_err().contains("c.toml:13:8: there are two checks named `fra-1`"));
         assert!(read("# nothing\n").unwrap_err().contains("at least one [[check]]"));
         assert!(read("[[check]\n").unwrap_err().contains("c.toml:1:"));
         assert!(

@@ -162,6 +162,10 @@ pub struct Tls {
     pub key: Option<String>,
     /// The name that the pool's certificate must have; the target's host if `None`.
     pub server_name: Option<String>,
+    /// OpenSSL instead of rustls, for pools without ECDHE, AEAD or TLS 1.2. In no hash while it is off: it
+    /// came later, and earlier runs stay comparable.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub legacy: bool,
 }
 
 /// How users prove who they are.

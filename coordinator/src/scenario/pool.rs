@@ -201,12 +201,7 @@ fn tls(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Tls {
         Ok(_) => Err("it has a port".to_owned()),
         Err(why) => Err(why),
     });
-    if let Some(legacy) = section.boolean(cx, "legacy")
-        && legacy.value
-    {
-        let wrong = Wrong::new("`pool.tls.legacy` comes with a later release");
-        cx.wrong(&legacy.at, wrong.help("remove it; TLS 1.2 and 1.3 with ECDHE and AEAD are spoken"));
-    }
+    let legacy = section.boolean(cx, "legacy").is_some_and(|legacy| legacy.value);
     section.finish(cx);
-    Tls { ca, cert, key, server_name: server_name.map(|name| name.value) }
+    Tls { ca, cert, key, server_name: server_name.map(|name| name.value), legacy }
 }

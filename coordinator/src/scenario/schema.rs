@@ -132,7 +132,7 @@ struct Tls {
     key: Option<String>,
     /// The name in the pool's certificate; the target's host if left out.
     server_name: Option<String>,
-    /// Reserved for a later release: only false.
+    /// For pools without ECDHE, AEAD or TLS 1.2; needs agents with the feature legacy-tls. False if left out.
     legacy: Option<bool>,
 }
 
