@@ -6,6 +6,7 @@ mod support;
 
 use std::path::Path;
 
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use support::{PoolProcess, adsum, check, code, err, out, secret};
 
 const TCP: [&str; 4] = ["--dialect", "lync", "--transport", "tcp"];
@@ -112,4 +113,54 @@ fn held_users_watch_their_contacts_over_tls_in_the_embedded_pool() {
     assert_eq!(count("delivered", ""), count("expected", ""));
     // One dialog for oneself and one for a contact list, each begun and ended.
     assert!(count("sip_sent", "SUBSCRIBE") <= 20 * 4, "{}", count("sip_sent", "SUBSCRIBE"));
+}
+
+/// What the cmdlet calls TrustedServer: the pool knows the certificate of this host, and asks nobody
+/// for a password.
+#[test]
+fn a_trusted_certificate_takes_the_place_of_passwords() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.distinguished_name.push(DnType::CommonName, "trusted servers");
+    std::fs::write(file("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    for name in ["watcher.test", "stranger.test"] {
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        std::fs::write(file(&format!("{name}.pem")), cert.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        secret(dir.path(), &format!("{name}.key"), &key.serialize_pem());
+    }
+    let (client_ca, tls_dir) = (file("ca.pem"), file("tls"));
+    let pool = PoolProcess::start(&[
+        "--dialect",
+        "lync",
+        "--tls-dir",
+        &tls_dir,
+        "--tls-client-ca",
+        &client_ca,
+        "--trusted-cn",
+        "watcher.test",
+    ]);
+    let pool_ca = file("tls/ca.pem");
+    let with = |name: &str| {
+        let (cert, key) = (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+        let more =
+            ["--dialect", "lync", "--auth", "trusted", "--ca", &pool_ca, "--cert", &cert, "--key", &key];
+        adsum(
+            &[
+                &["check", "--target", &pool.tls][..],
+                &["--publisher", "sip:user000001@pool.test", "--subscriber", "sip:user000002@pool.test"],
+                &more,
+            ]
+            .concat(),
+        )
+    };
+    let output = with("watcher.test");
+    assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+    let output = with("stranger.test");
+    assert_eq!(code(&output), 5, "{} {}", out(&output), err(&output));
+    assert!(out(&output).contains("the server offers NTLM"), "{}", out(&output));
 }
