@@ -266,6 +266,23 @@ fn held_users_watch_their_contacts_in_one_dialog_each_for_hours() {
 }
 
 #[test]
+fn a_long_contact_list_is_asked_for_in_parts() {
+    let mut setup = Setup::new(9, Kind::Held, 301);
+    setup.contacts = Some(Contacts::Graph(Graph::new(602, || (1..=600).map(|publisher| (0, publisher)))));
+    let mut world = World::new(setup);
+    assert!(world.population.sign_on(Time(0), 0, Time(0), Stage::WARMUP, &mut world.users));
+    world.advance(Time(10 * SECOND));
+    assert!(world.population.subscribe(world.users.now, 0, world.users.now, HOLD, &mut world.users));
+    world.advance(Time(20 * SECOND));
+    let users = &world.users;
+    assert_eq!(world.population.tally().subscribed, 600, "{:?}", users.failures);
+    assert_eq!((users.sampled(Measure::Subscribe), users.sampled(Measure::SubscribeToNotify)), (2, 600));
+    assert_eq!(world.pool.stats().watches, 600);
+    world.sign_off_all();
+    world.pool_is_empty();
+}
+
+#[test]
 fn a_silent_connection_is_kept_alive() {
     let mut world = World::new(Setup::new(9, Kind::Held, 2));
     world.sign_on_all();

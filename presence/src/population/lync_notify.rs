@@ -13,7 +13,7 @@ use super::subscription::again_after;
 use crate::host::{Counter, Flow, Host, Measure, Method, Sample};
 use crate::lync::tags::resolved;
 use crate::lync::watched::{self, Said};
-use crate::slab::Slot;
+use crate::slab::{NONE, Slot};
 
 /// What has to be done when a document was read to its end.
 #[derive(Debug)]
@@ -171,11 +171,13 @@ impl Population {
         let mut then: SmallVec<[((Slot, u32), Then<'_>); 4]> = SmallVec::new();
         if !body.is_empty() && (is_awaited || !is_plain) {
             let mut scratch = Vec::new();
+            let mut near = NONE;
             for said in watched::read(body) {
                 let (Said::Active { uri } | Said::Terminated { uri, .. } | Said::Resubscribe { uri, .. }) =
                     said;
                 let uri = resolved(uri, &mut scratch);
-                let Some(rider) = self.rider_by_uri(slot, uri) else { continue };
+                let Some(rider) = self.rider_by_uri(slot, near, uri) else { continue };
+                near = self.dialogs[rider].next_watch;
                 let next = match said {
                     Said::Active { .. } if self.appear(rider, stamp, host) => Then::Settle,
                     Said::Active { .. } => continue,
@@ -249,9 +251,15 @@ impl Population {
         false
     }
 
-    /// The subscription that a URI in a notification of `slot` is about.
-    fn rider_by_uri(&self, slot: Slot, uri: &[u8]) -> Option<Slot> {
-        self.rider(slot, |user| self.accounts.is_uri_of(user, uri))
+    /// The subscription that a URI in a notification of `slot` is about. Servers answer in the order
+    /// of the question: `near` is where the next one is expected.
+    fn rider_by_uri(&self, slot: Slot, near: Slot, uri: &[u8]) -> Option<Slot> {
+        let (owner, is_carrier) = (self.dialogs[slot].owner, self.dialogs[slot].has(has::CARRIER));
+        let is_meant = |user| self.accounts.is_uri_of(user, uri);
+        let expected = self.dialogs.get(near).filter(|rider| {
+            is_carrier && rider.has(has::RIDES) && rider.owner == owner && is_meant(rider.publisher)
+        });
+        expected.map(|_| near).or_else(|| self.rider(slot, is_meant))
     }
 
     fn rider_by_number(&self, slot: Slot, number: u32) -> Option<Slot> {
@@ -289,7 +297,7 @@ impl Population {
     /// it can be changed: then it is asked for first.
     pub(super) fn needs_members(&mut self, user: u32) -> bool {
         let held = &self.users[user as usize];
-        let is_free = held.publish_tx == crate::slab::NONE && !held.is(is::LEAVING);
+        let is_free = held.publish_tx == NONE && !held.is(is::LEAVING);
         let Some(endpoint) = self.endpoint_mut(user) else { return false };
         let asks = is_free && endpoint.is(own::LACKS_MEMBERS) && !endpoint.is(own::ASKED_MEMBERS);
         if asks {
