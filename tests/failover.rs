@@ -9,7 +9,7 @@ use adsum_agent::net::allow::Allow;
 use adsum_agent::net::tls::TlsOptions;
 use adsum_pool::{Pool, PoolConfig};
 use adsum_presence::accounts::Row;
-use adsum_presence::population::Transport;
+use adsum_presence::population::{Dialect, Transport};
 
 fn pool(reject: &[&str]) -> Pool {
     let config = PoolConfig {
@@ -41,6 +41,7 @@ fn check(targets: Vec<SocketAddr>, transport: Transport) -> Answer {
     let check = Check {
         targets,
         transport,
+        dialect: Dialect::Simple,
         tls: TlsOptions::default(),
         publisher: account(1),
         subscriber: account(2),
