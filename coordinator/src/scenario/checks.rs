@@ -321,7 +321,8 @@ other = 1
     #[test]
     fn names_are_told_apart_and_an_empty_file_is_a_mistake() {
         let twice = GOOD.replace("\"lync\"\ntarget", "\"fra-1\"\ntarget");
-        assert!(read(&twice).unwrap_err().contains("c.toml:13:8: there are two checks named `fra-1`"));
+        let told = read(&twice).unwrap_err();
+        assert!(told.contains("c.toml:12:8: there are two checks named `fra-1`"), "{told}");
         assert!(read("# nothing\n").unwrap_err().contains("at least one [[check]]"));
         assert!(read("[[check]\n").unwrap_err().contains("c.toml:1:"));
         assert!(
