@@ -44,7 +44,7 @@ fn check(target: &str, identity: &Identity, more: &[&str]) -> (Option<i32>, serd
 }
 
 /// A scenario with two workflows a second for a moment.
-fn scenario(dir: &Path, target: &str, identity: &Identity, legacy: bool) -> String {
+fn scenario(dir: &Path, target: &str, ca: &Path, legacy: bool) -> String {
     let file = dir.join("old.toml");
     let text = format!(
         "schema = 1\nname = \"old\"\n[pool]\ntarget = {target:?}\ntransport = \"tls\"\n\
@@ -52,7 +52,7 @@ fn scenario(dir: &Path, target: &str, identity: &Identity, legacy: bool) -> Stri
          [users]\ncount = 4\npattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
          [workload]\nkind = \"workflow\"\n[warmup]\nsettle = \"0s\"\n[trust]\nprofile = \"ci\"\nsend_lag_p99 = \"1s\"\n\
          [[step]]\nname = \"all\"\nrate = \"2/s\"\nhold = \"3s\"\n",
-        identity.cert()
+        ca
     );
     std::fs::write(&file, text).unwrap();
     file.to_string_lossy().into_owned()
@@ -89,7 +89,7 @@ fn a_run_that_cannot_begin_names_it_too() {
     let identity = Identity::new("DNS:localhost", &[]);
     let server = Server::start(&identity, RSA_GCM);
     let dir = tempfile::tempdir().unwrap();
-    let file = scenario(dir.path(), &server.address.to_string(), &identity, false);
+    let file = scenario(dir.path(), &server.address.to_string(), &identity.cert(), false);
     let out = dir.path().join("out");
     let output = adsum(&["run", &file, "--out", &out.to_string_lossy(), "--plain", "--shards", "2"]);
     let said = text(&output.stderr);
@@ -98,6 +98,49 @@ fn a_run_that_cannot_begin_names_it_too() {
     let failures = std::fs::read_to_string(out.join("failures.csv")).unwrap();
     let row = failures.lines().find(|line| line.contains("transport:tls")).unwrap();
     assert!(row.contains("RSA key exchange"), "{row}");
+}
+
+#[test]
+fn two_shards_with_all_their_users_ask_once() {
+    use std::io::Read as _;
+
+    let identity = adsum_pool::certs::make(&["localhost".to_owned()]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, identity.ca).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    // Ours and the question, by whether TLS 1.3 is offered. It ends with the test's process.
+    let (heard, came) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(200) {
+            let mut hello = [0; 4096];
+            let n = stream.unwrap().read(&mut hello).unwrap_or(0);
+            // Who is told to stop meanwhile hangs up without a word.
+            if n > 0 {
+                let _ = heard.send(offers_tls13(&hello[..n]));
+            }
+        }
+    });
+    let file = scenario(dir.path(), &target, &ca, false);
+    let out = dir.path().join("out");
+    let output = adsum(&["run", &file, "--out", &out.to_string_lossy(), "--plain", "--shards", "2"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("and at an old one as well"), "{said}");
+    let came: Vec<bool> = came.try_iter().collect();
+    let ours = came.iter().filter(|new| **new).count();
+    assert!(ours >= 1, "{came:?}");
+    assert_eq!(came.len() - ours, 1, "{came:?}");
+}
+
+/// True if a ClientHello has TLS_AES_128_GCM_SHA256 among its suites (RFC 8446 §4.1.2).
+fn offers_tls13(hello: &[u8]) -> bool {
+    // Record, handshake, version and random come before the session's identifier.
+    let session = usize::from(hello[43]);
+    let at = 44 + session;
+    let len = usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    hello[at + 2..at + 2 + len].chunks(2).any(|suite| suite == [0x13, 0x01])
 }
 
 #[test]
@@ -273,7 +316,7 @@ mod behind_old_tls {
         let identity = Identity::new("DNS:localhost", &[]);
         let pool = Pool::start(&identity, TLS10);
         let dir = tempfile::tempdir().unwrap();
-        let file = scenario(dir.path(), &pool.front.to_string(), &identity, true);
+        let file = scenario(dir.path(), &pool.front.to_string(), &identity.cert(), true);
         let out = dir.path().join("out");
         let output = adsum(&["run", &file, "--out", &out.to_string_lossy(), "--plain", "--shards", "2"]);
         let said = format!("{} {}", text(&output.stdout), text(&output.stderr));
