@@ -59,6 +59,36 @@ fn a_check_signs_everything_and_sees_the_notification() {
     assert_eq!(json["checks"][0]["code"], "auth:rejected", "{json}");
 }
 
+/// Somebody works with the account while it is checked: the check says so, and goes on.
+#[test]
+fn other_endpoints_of_an_account_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync"]);
+    let alone = check(&pool.address, dir.path(), &TCP);
+    assert!(!err(&alone).contains("other endpoint"), "{}", err(&alone));
+    // Held users have published when their first step begins, five seconds after the run.
+    let text = scenario(&pool.address, "[workload]\nkind = \"held\"\n").replace("\"3s\"", "\"9s\"");
+    let file = dir.path().join("held.toml");
+    std::fs::write(&file, text).unwrap();
+    let results = dir.path().join("held");
+    let args =
+        ["run", file.to_str().unwrap(), "--out", results.to_str().unwrap(), "--plain", "--shards", "1"];
+    let mut others = support::command(&args)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(7));
+    let output = check(&pool.address, dir.path(), &[&TCP[..], &["--format", "json"]].concat());
+    others.wait().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let warnings = json["checks"][0]["warnings"].to_string();
+    assert_eq!(json["checks"][0]["result"], "Success", "{json}");
+    assert!(warnings.contains("the publisher's account has 1 other endpoints on line"), "{json}");
+    // The other subscriber has published nothing: it cannot be seen.
+    assert!(!warnings.contains("subscriber"), "{json}");
+}
+
 #[test]
 fn a_check_says_which_schemes_are_offered_when_it_speaks_none_of_them() {
     let dir = tempfile::tempdir().unwrap();

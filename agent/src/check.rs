@@ -86,7 +86,7 @@ pub struct Answer {
     pub rejected: Vec<String>,
     /// What the pool calls itself.
     pub server: String,
-    /// Remarks about signing off.
+    /// Remarks: other endpoints of the accounts, and what went wrong while signing off.
     pub warnings: Vec<String>,
 }
 
@@ -167,6 +167,7 @@ struct Seen {
     ended: Option<adsum_sip::Time>,
     failure: Option<FailureRow>,
     failures: Vec<FailureRow>,
+    remarks: Vec<String>,
     /// The engine's thread ended without saying so.
     stopped: bool,
 }
@@ -190,6 +191,17 @@ impl Seen {
                 }
                 tell(Step::Completed(publisher, activity, ended.since(began) as f64 / 1e9));
             }
+            Progress::OtherEndpoints(others) => {
+                let who = if publisher { "publisher" } else { "subscriber" };
+                self.remarks.push(format!(
+                    "the {who}'s account has {others} other endpoints on line: somebody works with it, and the \
+                     check changes what they see; use accounts of its own"
+                ));
+            }
+            Progress::Remote => {
+                let who = if publisher { "publisher" } else { "subscriber" };
+                self.remarks.push(format!("the {who} came through an Edge server (RemoteUser)"));
+            }
         }
     }
 
@@ -212,6 +224,7 @@ impl Seen {
     }
 
     fn conclude(mut self, answer: &mut Answer) {
+        answer.warnings.append(&mut self.remarks);
         if let (Some(first), Some(ended)) = (self.first, self.ended) {
             answer.success = true;
             answer.latency = Duration::from_nanos(ended.since(first));

@@ -368,6 +368,10 @@ pub enum Progress {
     Started(Activity),
     /// It ended well; began and ended.
     Completed(Activity, Time, Time),
+    /// The account has so many other endpoints on line (`lync`): what they publish is seen, too.
+    OtherEndpoints(u32),
+    /// The registrar says that the user came through an Edge server (`lync`).
+    Remote,
 }
 
 /// Sockets, measuring and counting, as a population sees them.

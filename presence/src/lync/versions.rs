@@ -82,6 +82,8 @@ pub struct Learned {
     pub colleagues: Option<u32>,
     /// Everybody of the same enterprise belongs to it.
     pub same_enterprise: bool,
+    /// Endpoints of the user besides this one, each with its device: somebody works with the account.
+    pub others: u32,
 }
 
 /// The container that colleagues are shown.
@@ -99,7 +101,13 @@ impl Versions {
         for tag in Tags::of(body) {
             match tag.name {
                 b"roamingData" | b"categories" | b"containers" => learned.is_document = true,
-                b"category" => held.category(&tag, epid, &mut touched),
+                b"category" => {
+                    held.category(&tag, epid, &mut touched);
+                    let device =
+                        tag.attribute(b"name") == Some(b"device") && tag.number(b"container") == Some(2);
+                    let instance = tag.number(b"instance").filter(|instance| *instance != epid.device());
+                    learned.others += u32::from(device && instance.is_some());
+                }
                 b"container" => {
                     in_colleagues = tag.number(b"id") == Some(COLLEAGUES);
                     if in_colleagues {
@@ -213,13 +221,25 @@ mod tests {
             <container id="200" version="6"><member type="user" value="x@h"/></container></containers></roamingData>"#;
         let learned = learn(&mut versions, body, true);
         assert_eq!(versions.0, [0, 3, 0, 0, 4, 7, 0, 0]);
-        assert_eq!(learned, Learned { is_document: true, colleagues: Some(6), same_enterprise: false });
+        let wanted = Learned { is_document: true, colleagues: Some(6), same_enterprise: false, others: 0 };
+        assert_eq!(learned, wanted);
         assert!(
             learn(&mut versions, r#"<containers><container id="200"><member type="sameEnterprise"/>"#, false)
                 .same_enterprise
         );
         assert!(!learn(&mut versions, "sorry", true).is_document);
         assert_eq!(versions.0[5], 7, "what is no document says nothing");
+    }
+
+    #[test]
+    fn devices_that_are_not_ours_are_other_endpoints() {
+        let body = format!(
+            r#"<roamingData><categories><category name="device" instance="{}" container="2" version="1"/>
+            <category name="device" instance="7" container="2" version="1"/><category name="device" container="2"/>
+            <category name="device" instance="8" container="3" version="1"/></categories></roamingData>"#,
+            EPID.device()
+        );
+        assert_eq!(learn(&mut Versions::default(), &body, true).others, 1);
     }
 
     #[test]

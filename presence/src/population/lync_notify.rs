@@ -10,7 +10,7 @@ use super::incoming::is_last;
 use super::lync_state::own;
 use super::state::{has, is};
 use super::subscription::again_after;
-use crate::host::{Counter, Flow, Host, Measure, Method, Sample};
+use crate::host::{Counter, Flow, Host, Measure, Method, Progress, Sample};
 use crate::lync::tags::resolved;
 use crate::lync::watched::{self, Said};
 use crate::slab::{NONE, Slot};
@@ -106,7 +106,7 @@ impl Population {
             value::subscription_state(message.header(HeaderId::SubscriptionState).unwrap_or(b"active"));
         let dialog = (slot, self.dialogs.generation(slot));
         if self.dialogs[slot].has(has::SELF) {
-            self.learn(slot, message);
+            self.learn(slot, message, host);
         } else {
             self.dialogs[slot].flags |= has::NOTIFY;
             if !self.dialogs[slot].has(has::LEAVING) {
@@ -134,7 +134,7 @@ impl Population {
     }
 
     /// What the server holds of ourselves.
-    fn learn(&mut self, slot: Slot, message: &Message<'_>) {
+    fn learn(&mut self, slot: Slot, message: &Message<'_>, host: &mut impl Host) {
         let dialog = &self.dialogs[slot];
         let (user, is_first) = (dialog.owner, !dialog.has(has::NOTIFY));
         let Some(endpoint) = self.endpoint_mut(user) else { return };
@@ -144,6 +144,9 @@ impl Population {
         }
         if is_first || learned.colleagues.is_some() {
             endpoint.set(own::LACKS_MEMBERS, learned.is_document && !learned.same_enterprise);
+        }
+        if is_first && learned.others > 0 {
+            host.progress(user, Progress::OtherEndpoints(learned.others));
         }
         if learned.is_document {
             // Only now: without a document there is nothing to go on with.

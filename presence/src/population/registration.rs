@@ -365,6 +365,9 @@ impl Population {
             ended: at,
         });
         host.progress(user, Progress::Completed(Activity::Register, sent, at));
+        if self.logon_data(user).is_some_and(|said| said.eq_ignore_ascii_case(b"RemoteUser")) {
+            host.progress(user, Progress::Remote);
+        }
         if self.users[user as usize].is(is::LEAVING) {
             return self.leave(at, at, user, host);
         }
