@@ -39,6 +39,8 @@ pub struct Scenario {
     pub quantum_us: u64,
     /// Threads of adsum; 0: one a core.
     pub shards: u32,
+    /// In the dialect lync, with NTLM.
+    pub lync: bool,
 }
 
 impl Scenario {
@@ -59,6 +61,7 @@ impl Scenario {
             log_on: 1_000,
             quantum_us: 0,
             shards: 0,
+            lync: false,
         }
     }
 
@@ -77,12 +80,16 @@ impl Scenario {
             0 => String::new(),
             n => format!("source = [\"127.0.1.1-127.0.1.{n}\"]\n"),
         };
+        let lync = |text: &'static str| if self.lync { text } else { "" };
+        let dialect = lync("dialect = \"lync\"\n");
+        let scheme = lync("scheme = \"ntlm\"\n");
+        let domain = lync("nt_domain = \"POOL\"\n");
         // The latency of a busy machine is not what is measured here, so its limits are wide.
         format!(
-            "schema = 1\nname = \"bench\"\n\
+            "schema = 1\nname = \"bench\"\n{dialect}\
              [pool]\ntarget = {:?}\ntransport = \"{}\"\nconnections = \"{}\"\n{source}{tls}\
              [auth]\nreuse_nonce = {}\n\
-             [users]\ncount = {}\npattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
+             {scheme}[users]\ncount = {}\n{domain}pattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
              [workload]\nkind = \"{}\"\nself_subscribe = {}\nquantum = \"{}us\"\n\
              [warmup]\nsettle = \"0s\"\nregister_rate = \"{}/s\"\nsubscribe_rate = \"{}/s\"\n\
              [trust]\nprofile = \"ci\"\nsend_lag_p99 = \"1s\"\nsend_lag_seconds = \"100%\"\nloop_gap = \"5s\"\nshard_busy = \"100%\"\nsteal = \"100%\"\n\
@@ -160,8 +167,10 @@ impl Adsum {
         process::raise_file_limit();
         let mut command = self.command();
         command.args(["pool", "--listen", "127.0.0.1:0", "--users", &users.to_string()]);
-        if auth == Auth::Plain {
-            command.arg("--no-auth");
+        match auth {
+            Auth::Digest => {}
+            Auth::Plain => drop(command.arg("--no-auth")),
+            Auth::Ntlm => drop(command.args(["--dialect", "lync"])),
         }
         if tls {
             command.args(["--tls-listen", "127.0.0.1:0"]).arg("--tls-dir").arg(dir);

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::adsum::{Adsum, Pool, Scenario};
-use crate::options::{CostOptions, Transport};
+use crate::options::{Auth, CostOptions, Transport};
 use crate::process::{self, Named as _, Process, Result, said};
 use crate::sample::{Sample, figure, good};
 use crate::{machine, out_dir};
@@ -21,6 +21,14 @@ pub fn run(options: &CostOptions) -> Result<()> {
     let users = (options.rate * PAIRS_PER_RATE * 2).max(200);
     let pool = adsum.pool(&out.join("pool"), users, options.auth, options.transport == Transport::Tls)?;
     let mut scenario = Scenario::like_sipp(pool.address.clone(), options.transport, options.connections);
+    if options.auth == Auth::Ntlm {
+        if options.transport == Transport::Udp {
+            return Err(said(
+                "the dialect lync does not go over UDP; accepted with --auth ntlm: --transport tcp or tls",
+            ));
+        }
+        (scenario.lync, scenario.self_subscribe) = (true, true);
+    }
     scenario.quantum_us = options.quantum_us;
     scenario.shards = options.shards;
     scenario.users = users;

@@ -33,6 +33,8 @@ pub enum Transport {
 pub enum Auth {
     Digest,
     Plain,
+    /// The dialect lync, whose every message is signed; not beside SIPp
+    Ntlm,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

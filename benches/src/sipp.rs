@@ -170,6 +170,11 @@ pub fn scenario(auth: Auth, transport: Transport) -> Result<String> {
         let timer = attribute(tag, "timer").map_or_else(String::new, |name| format!(" start_rtd=\"{name}\""));
         let bare = text.replace("@CREDENTIALS@\n", "");
         match auth {
+            Auth::Ntlm => {
+                return Err(said(
+                    "SIPp speaks no NTLM; accepted here: --auth digest, plain (bench cost has ntlm)",
+                ));
+            }
             Auth::Plain => out += &format!("<send retrans=\"500\"{timer}>{bare}</send>"),
             Auth::Digest => {
                 let proven = text.replace("@CREDENTIALS@", &format!("[field{field}]"));
