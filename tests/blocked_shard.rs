@@ -138,13 +138,14 @@ fn blocked(transport: &str) {
         let quiet = calm.is_quiet(false) && kernel.is_quiet(true);
         if quiet && kernel.p99_us - calm.p99_us <= ALLOWED_US { Ok((calm, kernel)) } else { Err(words) }
     });
-    // Forty are on their way, two have come: the tenth of the rest waited 40 ms of the 50.
+    // Forty are on their way, two have come: the tenth of the rest waited 40 ms of the 50, the first all
+    // of them, beyond the 40 that it took anyway.
     let user = attempt("with stamps of its own all of it is", || {
         let user = run(&address, transport, "user", true);
         assert_eq!(user.stamps, "user");
-        let (p99, max) = (user.p99_us - calm.p99_us, user.max_us - calm.max_us);
-        let words = format!("{transport}: {user:?}");
-        if user.is_quiet(true) && p99 > 35_000.0 && max > 45_000.0 { Ok(user) } else { Err(words) }
+        let p99 = user.p99_us - calm.p99_us;
+        let words = format!("{transport}: calm {calm:?}, blocked {user:?}");
+        if user.is_quiet(true) && p99 > 35_000.0 && user.max_us > 85_000.0 { Ok(user) } else { Err(words) }
     });
     eprintln!(
         "{transport}: p99 {} µs calm, {} µs blocked, {} µs blocked with stamps of its own",
