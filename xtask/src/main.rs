@@ -34,8 +34,8 @@ const SERVER: [Package; 6] = [
 ];
 
 /// What tests need besides: a client of the lync dialect that others wrote, another implementation of
-/// NTLM, and a clock that can be turned.
-const WITNESSES: [Package; 6] = [
+/// NTLM, a clock that can be turned, and what compiles OpenSSL.
+const WITNESSES: [Package; 8] = [
     ("pidgin-sipe", &["/usr/lib/purple-2/libsipe.so"]),
     ("libpurple-dev", &["/usr/include/libpurple/purple.h"]),
     ("libxml2-dev", &["/usr/include/libxml2/libxml/parser.h"]),
@@ -49,6 +49,9 @@ const WITNESSES: [Package; 6] = [
         ],
     ),
     ("faketime", &["/usr/bin/faketime"]),
+    ("make", &["/usr/bin/make"]),
+    // Of perl-base alone there is no `prove`, and not enough for OpenSSL's configuration.
+    ("perl", &["/usr/bin/prove"]),
 ];
 
 /// What `bench sipp` needs besides, unless another SIPp is named.
