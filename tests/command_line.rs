@@ -1,9 +1,12 @@
 //! The program as its users run it, against the embedded pool on loopback.
 
-use std::io::{BufRead as _, BufReader};
+mod support;
+
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
+
+use support::PoolProcess;
 
 fn adsum(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_adsum")).args(args).env_remove("ADSUM_RESULTS").output().unwrap()
@@ -15,41 +18,6 @@ fn code(output: &Output) -> i32 {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// An embedded pool as a process of its own, ended with this value.
-struct PoolProcess {
-    child: Child,
-    address: String,
-    tls: String,
-}
-
-impl PoolProcess {
-    fn start(args: &[&str]) -> PoolProcess {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_adsum"))
-            .args(["pool", "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let word = |key: &str| {
-            line.split_whitespace()
-                .find_map(|word| word.strip_prefix(key))
-                .unwrap_or_else(|| panic!("{line}"))
-                .to_owned()
-        };
-        PoolProcess { address: word("udp,tcp="), tls: word("tls="), child }
-    }
-}
-
-impl Drop for PoolProcess {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 fn check(target: &str, dir: &Path, publisher: u32, password: &str, more: &[&str]) -> Output {

@@ -1,34 +1,14 @@
 //! Real-time priority is asked for where it was said so, and the manifest says
 //! what the kernel says.
 
-use std::io::{BufRead as _, BufReader};
+#[path = "support/process.rs"]
+mod process;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_adsum");
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn pool() -> (Process, String) {
-    let mut child = Command::new(PROGRAM)
-        .args(["pool", "--listen", "127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split_whitespace().find_map(|word| word.strip_prefix("udp,tcp=")).unwrap().to_owned();
-    (Process(child), address)
-}
+use process::{PROGRAM, Process, pool};
 
 /// Scheduling policy and priority of the shards' threads, and the limit of uninterrupted running, as
 /// the kernel has them while the process runs; the largest seen.
@@ -96,7 +76,7 @@ fn run(dir: &Path, target: &str, args: &[&str]) -> (String, (u32, u32, bool), St
 #[test]
 fn the_manifest_has_the_priority_that_the_kernel_has() {
     let dir = tempfile::tempdir().unwrap();
-    let (_pool, address) = pool();
+    let (_pool, address) = pool(&[]);
     assert_eq!(run(dir.path(), &address, &[]).0, "normal");
     // Whoever may not have it runs on without.
     let allowed =

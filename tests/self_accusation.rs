@@ -2,43 +2,21 @@
 //! here, and what it says is compared with what somebody else saw: this test,
 //! who knows what it did, or the kernel.
 
+#[path = "support/process.rs"]
+mod process;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use process::{PROGRAM, Process, pool};
 use serde_json::Value;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_adsum");
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// A pool of its own, and its address.
-fn pool(args: &[&str]) -> (Process, String) {
-    let mut child = Command::new(PROGRAM)
-        .args(["pool", "--listen", "127.0.0.1:0"])
-        .args(args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let address = line.split_whitespace().find_map(|word| word.strip_prefix("udp,tcp=")).unwrap().to_owned();
-    (Process(child), address)
-}
 
 /// A scenario with wide limits; tests narrow the one they are about.
 struct Scenario {

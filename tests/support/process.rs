@@ -1,5 +1,7 @@
 //! The program as a user starts it, and what ends with the test.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
