@@ -143,36 +143,33 @@ impl Shapes {
         self.places.get(usize::from(at)).filter(|(held, _)| *held == generation).map(|(_, shape)| shape)
     }
 
-    /// The handle of a challenge's shape; `None` if it is not one of ours.
-    fn of(&mut self, challenge: &Challenge<'_>) -> Option<u16> {
-        let known = self.places.iter().position(|(_, shape)| shape.is_of(challenge));
-        let at = match known {
-            Some(at) => at,
-            None => {
-                let shape = Shape {
-                    realm: challenge.realm.into(),
-                    opaque: challenge.opaque.map(Into::into),
-                    algorithm: challenge.algorithm?,
-                    spelt: challenge.spelt.map(Into::into),
-                    qop: challenge.qop?,
-                    userhash: challenge.userhash,
-                };
-                self.insert(shape)
-            }
+    /// The handle of a challenge's shape, `None` if it is not one of ours; and whether another one had
+    /// to go for it.
+    fn of(&mut self, challenge: &Challenge<'_>) -> (Option<u16>, bool) {
+        let handle = |places: &[(u8, Shape)], at: usize| {
+            Some(u16::from_be_bytes([places.get(at)?.0, u8::try_from(at).ok()?]))
         };
-        Some(u16::from_be_bytes([self.places[at].0, u8::try_from(at).ok()?]))
-    }
-
-    fn insert(&mut self, shape: Shape) -> usize {
+        if let Some(at) = self.places.iter().position(|(_, shape)| shape.is_of(challenge)) {
+            return (handle(&self.places, at), false);
+        }
+        let (Some(algorithm), Some(qop)) = (challenge.algorithm, challenge.qop) else { return (None, false) };
+        let shape = Shape {
+            realm: challenge.realm.into(),
+            opaque: challenge.opaque.map(Into::into),
+            algorithm,
+            spelt: challenge.spelt.map(Into::into),
+            qop,
+            userhash: challenge.userhash,
+        };
         if self.places.len() < MAX_SHAPES {
             self.places.push((0, shape));
-            return self.places.len() - 1;
+            return (handle(&self.places, self.places.len() - 1), false);
         }
         let at = self.oldest;
         self.oldest = (at + 1) % MAX_SHAPES;
         let generation = self.places[at].0.wrapping_add(1);
         self.places[at] = (generation, shape);
-        at
+        (handle(&self.places, at), true)
     }
 }
 
@@ -184,26 +181,95 @@ pub struct Digest {
     shapes: Shapes,
     /// Uses of any nonce: what makes a cnonce fresh.
     counter: u64,
-    scratch: Scratch,
-}
-
-#[derive(Debug, Default)]
-struct Scratch {
-    name: Vec<u8>,
+    /// The challenge that was read last.
+    pattern: Option<Pattern>,
+    recent: Recent,
     secret: Vec<u8>,
 }
 
-impl Scratch {
-    /// H(user:realm:password); the name stays in the scratch.
-    fn ha1(&mut self, accounts: &impl Credentials, user: u32, function: Hash, realm: &[u8]) -> Hex {
-        self.name.clear();
-        accounts.write_user_name(user, &mut self.name);
-        if let Some(ha1) = accounts.ha1(user) {
-            return Hex::of_text(ha1);
+/// Name and H(user:realm:password) of a user.
+#[derive(Debug)]
+struct Identity {
+    name: SmallVec<[u8; 40]>,
+    ha1: Hex,
+}
+
+/// The user's identity in a realm.
+fn identity(
+    accounts: &impl Credentials,
+    user: u32,
+    function: Hash,
+    realm: &[u8],
+    secret: &mut Vec<u8>,
+    name: &mut Vec<u8>,
+) -> Identity {
+    name.clear();
+    accounts.write_user_name(user, name);
+    let ha1 = match accounts.ha1(user) {
+        Some(ha1) => Hex::of_text(ha1),
+        None => {
+            secret.clear();
+            accounts.write_password(user, secret);
+            ha1(function, Text::Plain(name), realm, secret)
         }
-        self.secret.clear();
-        accounts.write_password(user, &mut self.secret);
-        ha1(function, Text::Plain(&self.name), realm, &self.secret)
+    };
+    Identity { name: SmallVec::from_slice(name), ha1 }
+}
+
+/// Identities that were needed lately: who signs on, subscribes and publishes needs the same one each
+/// time. One place for all users whose numbers end alike; who comes later takes it.
+#[derive(Debug, Default)]
+struct Recent {
+    places: Vec<Option<(u32, u16, Identity)>>,
+    name: Vec<u8>,
+}
+
+impl Recent {
+    /// Some 40 KiB: they shall not push out of the cache what the loop needs.
+    const PLACES: usize = 256;
+
+    /// The identity of a user for a shape.
+    fn get(
+        &mut self,
+        accounts: &impl Credentials,
+        user: u32,
+        (handle, shape): (u16, &Shape),
+        secret: &mut Vec<u8>,
+    ) -> &Identity {
+        self.places.resize_with(Self::PLACES, || None);
+        let place = &mut self.places[user as usize % Self::PLACES];
+        if place.as_ref().is_none_or(|(owner, of, _)| (*owner, *of) != (user, handle)) {
+            *place = None;
+        }
+        let function = shape.algorithm.hash;
+        let make =
+            || (user, handle, identity(accounts, user, function, &shape.realm, secret, &mut self.name));
+        &place.get_or_insert_with(make).2
+    }
+
+    /// Handles mean something else from now on.
+    fn forget(&mut self) {
+        self.places.clear();
+    }
+}
+
+/// A challenge, cut around its nonce. Those of one server differ in nothing else, and are recognised
+/// without being read.
+#[derive(Debug)]
+struct Pattern {
+    before: Box<[u8]>,
+    after: Box<[u8]>,
+    realm: Box<[u8]>,
+    stale: bool,
+    digits: Option<usize>,
+    handle: u16,
+}
+
+impl Pattern {
+    /// The nonce of a challenge that is otherwise the same.
+    fn nonce<'a>(&self, value: &'a [u8], digits: Option<usize>) -> Option<&'a [u8]> {
+        let nonce = value.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
+        (self.digits == digits && !nonce.is_empty() && read::goes_back(nonce)).then_some(nonce)
     }
 }
 
@@ -212,7 +278,15 @@ impl Digest {
     /// `key` is what the client's nonces are made from; one for each shard.
     #[must_use]
     pub fn new(reuse: bool, key: u64) -> Self {
-        Digest { reuse, key, shapes: Shapes::default(), counter: 0, scratch: Scratch::default() }
+        Digest {
+            reuse,
+            key,
+            shapes: Shapes::default(),
+            counter: 0,
+            pattern: None,
+            recent: Recent::default(),
+            secret: Vec::new(),
+        }
     }
 
     /// How many shapes are remembered, at most [`MAX_SHAPES`].
@@ -234,43 +308,49 @@ impl Digest {
         let id = if proxy { HeaderId::ProxyAuthenticate } else { HeaderId::WwwAuthenticate };
         for value in incoming.message.headers(id) {
             let value = unfold(value);
-            if let Some(challenge) = Challenge::topmost(&value, digits) {
-                let sent = sent(incoming.request, proxy).filter(|sent| sent.realm == challenge.realm);
-                return self.take(state.place(proxy), &challenge, sent.map(|sent| sent.nonce), attempts);
+            if let Some(offer) = self.offer(&value, incoming.request, proxy, digits) {
+                return take(state.place(proxy), &offer, attempts);
             }
         }
         Verdict::Unsupported
     }
 
-    /// `sent`: the nonce with which this request asked for the same realm.
-    fn take(
+    /// What a header's value offers, if we can answer it.
+    fn offer<'v, 'r>(
         &mut self,
-        held: &mut Held,
-        challenge: &Challenge<'_>,
-        sent: Option<&[u8]>,
-        attempts: &mut Attempts,
-    ) -> Verdict {
-        if held.is(is::REJECTED) {
-            return Verdict::Rejected;
+        value: &'v [u8],
+        request: &'r [u8],
+        proxy: bool,
+        digits: Option<usize>,
+    ) -> Option<Offer<'v, 'r>> {
+        let used = |realm: &[u8]| {
+            let sent = sent(request, proxy).filter(|sent| sent.realm == realm);
+            sent.map(|sent| sent.nonce)
+        };
+        if let Some(pattern) = &self.pattern
+            && let Some(nonce) = pattern.nonce(value, digits)
+        {
+            let (stale, used) = (pattern.stale, used(&pattern.realm));
+            return Some(Offer { nonce, stale, used, shape: Some(pattern.handle) });
         }
-        if let Some(sent) = sent.filter(|_| !challenge.stale) {
-            // Credentials went along and were not taken. The same nonce, or a second
-            // new one without `stale`, says that they are wrong.
-            let tried = if held.is(is::PROXY) { 2 } else { 1 };
-            if sent == challenge.nonce || attempts.0 & tried != 0 {
-                held.forget();
-                held.flags |= is::REJECTED;
-                return Verdict::Rejected;
-            }
-            attempts.0 |= tried;
+        let challenge = Challenge::topmost(value, digits)?;
+        let (nonce, stale) = (challenge.nonce, challenge.stale);
+        let (shape, evicted) = self.shapes.of(&challenge);
+        if evicted {
+            self.recent.forget();
         }
-        let Some(shape) = self.shapes.of(challenge) else { return Verdict::Unsupported };
-        if !held.is(is::KNOWN) || held.nonce.as_slice() != challenge.nonce {
-            held.set_nonce(challenge.nonce);
-        }
-        held.shape = shape;
-        held.flags |= is::KNOWN | is::ARMED;
-        Verdict::Answer
+        let begin = nonce.as_ptr().addr() - value.as_ptr().addr();
+        let (before, after) = (&value[..begin], &value[begin + nonce.len()..]);
+        let quoted = before.ends_with(b"\"") && after.starts_with(b"\"");
+        self.pattern = shape.filter(|_| quoted).map(|handle| Pattern {
+            before: before.into(),
+            after: after.into(),
+            realm: challenge.realm.into(),
+            stale,
+            digits,
+            handle,
+        });
+        Some(Offer { nonce, stale, used: used(challenge.realm), shape })
     }
 
     /// Appends the header line of one kind, if there is one.
@@ -295,17 +375,17 @@ impl Digest {
         let cnonce = Hex::of_bytes(&mix(self.key ^ fresh).to_be_bytes());
         let nc = Hex::of_bytes(&held.uses.to_be_bytes());
         let using = Use { nonce: &held.nonce, nc: nc.text(), cnonce: cnonce.text(), qop: shape.qop.text() };
-        let ha1 = self.scratch.ha1(accounts, user, shape.algorithm.hash, &shape.realm);
+        let Identity { name, ha1 } = self.recent.get(accounts, user, (held.shape, shape), &mut self.secret);
         let uri = Text::Plain(outgoing.uri);
-        let response = response(shape.algorithm, &ha1, &using, outgoing.method, uri, outgoing.body);
+        let response = response(shape.algorithm, ha1, &using, outgoing.method, uri, outgoing.body);
 
         out.extend_from_slice(field(held.is(is::PROXY)));
         out.extend_from_slice(b" username=\"");
         if shape.userhash {
-            let name = [Text::Plain(&self.scratch.name), Text::Plain(b":"), Text::Quoted(&shape.realm)];
+            let name = [Text::Plain(name), Text::Plain(b":"), Text::Quoted(&shape.realm)];
             out.extend_from_slice(hash(shape.algorithm.hash, &name).text());
         } else {
-            quoted(&self.scratch.name, out);
+            quoted(name, out);
         }
         out.extend_from_slice(b"\", realm=\"");
         out.extend_from_slice(&shape.realm);
@@ -355,7 +435,8 @@ impl Digest {
         let given = read::info(info, "rspauth")?;
         let sent = sent(incoming.request, proxy)?;
         let algorithm = sent.algorithm?;
-        let ha1 = self.scratch.ha1(accounts, user, algorithm.hash, sent.realm);
+        let (secret, name) = (&mut self.secret, &mut self.recent.name);
+        let Identity { ha1, .. } = identity(accounts, user, algorithm.hash, sent.realm, secret, name);
         let qop = read::info(info, "qop").unwrap_or(sent.qop);
         let using = Use { qop, ..sent.using() };
         let body = incoming.message.body();
@@ -443,6 +524,42 @@ impl Protection for Digest {
     }
 }
 
+/// What a challenge comes to.
+#[derive(Debug, Clone, Copy)]
+struct Offer<'v, 'r> {
+    nonce: &'v [u8],
+    stale: bool,
+    /// The nonce with which this request asked for the same realm.
+    used: Option<&'r [u8]>,
+    /// `None` if it is not one of ours.
+    shape: Option<u16>,
+}
+
+/// A challenge is taken up: the next request answers it.
+fn take(held: &mut Held, offer: &Offer<'_, '_>, attempts: &mut Attempts) -> Verdict {
+    if held.is(is::REJECTED) {
+        return Verdict::Rejected;
+    }
+    if let Some(used) = offer.used.filter(|_| !offer.stale) {
+        // Credentials went along and were not taken. The same nonce, or a second
+        // new one without `stale`, says that they are wrong.
+        let tried = if held.is(is::PROXY) { 2 } else { 1 };
+        if used == offer.nonce || attempts.0 & tried != 0 {
+            held.forget();
+            held.flags |= is::REJECTED;
+            return Verdict::Rejected;
+        }
+        attempts.0 |= tried;
+    }
+    let Some(shape) = offer.shape else { return Verdict::Unsupported };
+    if !held.is(is::KNOWN) || held.nonce.as_slice() != offer.nonce {
+        held.set_nonce(offer.nonce);
+    }
+    held.shape = shape;
+    held.flags |= is::KNOWN | is::ARMED;
+    Verdict::Answer
+}
+
 /// The name of the header that answers, and the scheme.
 fn field(proxy: bool) -> &'static [u8] {
     if proxy { b"Proxy-Authorization: Digest" } else { b"Authorization: Digest" }
@@ -467,6 +584,9 @@ fn sent(request: &[u8], proxy: bool) -> Option<Authorization<'_>> {
 
 /// Appends a text that is to stand between quotes.
 fn quoted(text: &[u8], out: &mut Vec<u8>) {
+    if memchr::memchr2(b'"', b'\\', text).is_none() {
+        return out.extend_from_slice(text);
+    }
     for byte in text {
         if matches!(byte, b'"' | b'\\') {
             out.push(b'\\');

@@ -244,7 +244,7 @@ impl Population {
         lines.clear();
         let key = self.config.namespace.key;
         write_reply(out, message, code, extra, origin, key);
-        if let Some(user) = user {
+        if let Some(user) = user.filter(|_| self.protection.signs_answers()) {
             let address = |id| message.header(id).and_then(value::name_addr).map_or(&b""[..], |a| a.uri);
             let made = tag_for(key, message.call_id());
             let (cseq, method) = message.cseq().unwrap_or((0, message.method()));
@@ -264,9 +264,7 @@ impl Population {
             let auth = &mut self.users[user as usize].auth;
             self.protection.write(auth, &*self.accounts, user, &outgoing, lines);
             // Before the one line that ends every answer of ours.
-            let at = out.len() - END.len();
-            out.extend_from_slice(lines);
-            out[at..].rotate_right(lines.len());
+            super::render::insert(out, out.len() - END.len(), lines);
         }
         let sent = host.reply(flow, origin, out);
         host.message_sent(Method::of(message.method()), code, false);

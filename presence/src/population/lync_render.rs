@@ -161,8 +161,7 @@ impl Population {
         };
         protection.clear();
         self.protection.write(&mut user.auth, &*self.accounts, order.user, &outgoing, protection);
-        out.extend_from_slice(protection);
-        out[lines_at..].rotate_right(protection.len());
+        super::render::insert(out, lines_at, protection);
         cseq
     }
 }

@@ -182,8 +182,8 @@ pub struct Population {
     workflows: u64,
     jitter: u64,
     scratch: request::Scratch,
-    /// First requests of activities that the host queued, with the generation of their slot.
-    unflushed: Vec<(Slot, u32)>,
+    /// First requests of activities that the host queued: slot, its generation, and the host's number.
+    unflushed: Vec<(Slot, u32, u32)>,
     /// REGISTERs that wait for a flow to another server, after a redirection (with the
     /// Request-URI that it named) or because the first one failed. At most one for each user,
     /// and only while it connects.

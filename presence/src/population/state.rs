@@ -270,6 +270,8 @@ pub(super) struct Transaction {
     /// How often it was challenged.
     pub challenges: u8,
     pub attempts: Attempts,
+    /// The request has header lines that protect it.
+    pub protected: bool,
     /// How many targets it was sent to before.
     pub moves: u8,
     /// How often it was redirected.
@@ -290,6 +292,13 @@ pub(super) struct Transaction {
     pub sent: Time,
     /// The bytes, for retransmission over UDP and for transcripts.
     pub bytes: Vec<u8>,
+}
+
+impl Transaction {
+    /// What a scheme may have to know of the request: nothing, if it did nothing for it.
+    pub fn protected_bytes(&self) -> &[u8] {
+        if self.protected { &self.bytes } else { b"" }
+    }
 }
 
 /// One publication until its PUBLISH is answered and every expectation ended.
