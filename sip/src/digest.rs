@@ -4,7 +4,7 @@
 //! [`Digest`] answers challenges for all users of a shard, [`State`] is what a
 //! user holds. What challenges have in common (realm, opaque, algorithm) is
 //! kept once for all users. A proxy and the registrar behind it may both want
-//! credentials: the second one is boxed, so that only such users pay for it.
+//! credentials: the second one has a place of its own, for which only such users pay.
 //! Nothing is allocated on the steady path: names, passwords and hashes pass
 //! through the stack and through buffers that belong to the shard.
 //!
@@ -21,6 +21,7 @@ use crate::header::HeaderId;
 use crate::ids::mix;
 use crate::protection::{Attempts, Credentials, Incoming, Outgoing, Protection, Reading, Verdict};
 use crate::scan::unfold;
+use crate::texts::{Text as Kept, Texts};
 
 pub use hash::{Algorithm, Hash, Hex, Text, Use, ha1, hash, response};
 pub use read::{Authorization, MAX_VALUE};
@@ -36,14 +37,15 @@ pub const MAX_SHAPES: usize = 256;
 #[derive(Debug, Default)]
 pub struct State {
     first: Held,
-    /// Where both a proxy and the server behind it want credentials.
-    second: Option<Box<Held>>,
+    /// Where both a proxy and the server behind it want credentials: its place, and one, among those
+    /// of the shard.
+    second: u32,
 }
 
 /// What is held for one of 401 and 407.
 #[derive(Debug, Default)]
 struct Held {
-    nonce: SmallVec<[u8; 56]>,
+    nonce: Kept,
     /// Uses of this nonce so far (RFC 7616 §3.4: `nc`).
     uses: u32,
     /// What the challenge was like: a handle of [`Shapes`].
@@ -70,30 +72,31 @@ impl Held {
         self.flags & flag != 0
     }
 
-    fn set_nonce(&mut self, nonce: &[u8]) {
-        self.nonce.clear();
-        self.nonce.extend_from_slice(nonce);
+    fn set_nonce(&mut self, nonce: &[u8], nonces: &mut Texts) {
+        nonces.set(&mut self.nonce, nonce);
         self.uses = 0;
     }
 
     /// Nothing to answer with any more.
-    fn forget(&mut self) {
-        self.nonce = SmallVec::new();
+    fn forget(&mut self, nonces: &mut Texts) {
+        nonces.clear(&mut self.nonce);
         self.flags &= !(is::KNOWN | is::ARMED);
     }
 }
 
 impl State {
-    fn all(&mut self) -> impl Iterator<Item = &mut Held> {
-        std::iter::once(&mut self.first).chain(self.second.as_deref_mut())
+    /// All that is held, of both kinds.
+    fn all<'s>(&'s mut self, seconds: &'s mut [Held]) -> impl Iterator<Item = &'s mut Held> {
+        let second = seconds.get_mut((self.second as usize).wrapping_sub(1));
+        std::iter::once(&mut self.first).chain(second)
     }
 
-    fn get(&mut self, proxy: bool) -> Option<&mut Held> {
-        self.all().find(|held| held.is(is::TAKEN) && held.is(is::PROXY) == proxy)
+    fn get<'s>(&'s mut self, proxy: bool, seconds: &'s mut [Held]) -> Option<&'s mut Held> {
+        self.all(seconds).find(|held| held.is(is::TAKEN) && held.is(is::PROXY) == proxy)
     }
 
-    /// The place for a kind of challenge; the second kind gets a box.
-    fn place(&mut self, proxy: bool) -> &mut Held {
+    /// The place for a kind of challenge; the second kind gets one that most users do without.
+    fn place<'s>(&'s mut self, proxy: bool, seconds: &'s mut Vec<Held>) -> &'s mut Held {
         let flags = is::TAKEN | if proxy { is::PROXY } else { 0 };
         if !self.first.is(is::TAKEN) {
             self.first.flags = flags;
@@ -101,7 +104,11 @@ impl State {
         if self.first.is(is::PROXY) == proxy {
             return &mut self.first;
         }
-        self.second.get_or_insert_with(|| Box::new(Held { flags, ..Held::default() }))
+        if self.second == 0 {
+            seconds.push(Held { flags, ..Held::default() });
+            self.second = seconds.len() as u32;
+        }
+        &mut seconds[self.second as usize - 1]
     }
 }
 
@@ -179,6 +186,10 @@ pub struct Digest {
     reuse: bool,
     key: u64,
     shapes: Shapes,
+    /// Of all users.
+    nonces: Texts,
+    /// What is held of the second kind of challenge, for those users that meet both.
+    seconds: Vec<Held>,
     /// Uses of any nonce: what makes a cnonce fresh.
     counter: u64,
     /// The challenge that was read last.
@@ -282,6 +293,8 @@ impl Digest {
             reuse,
             key,
             shapes: Shapes::default(),
+            nonces: Texts::default(),
+            seconds: Vec::new(),
             counter: 0,
             pattern: None,
             recent: Recent::default(),
@@ -309,7 +322,8 @@ impl Digest {
         for value in incoming.message.headers(id) {
             let value = unfold(value);
             if let Some(offer) = self.offer(&value, incoming.request, proxy, digits) {
-                return take(state.place(proxy), &offer, attempts);
+                let held = state.place(proxy, &mut self.seconds);
+                return take(held, &offer, attempts, &mut self.nonces);
             }
         }
         Verdict::Unsupported
@@ -365,16 +379,17 @@ impl Digest {
         if !held.is(is::KNOWN) || !(self.reuse || held.is(is::ARMED)) {
             return;
         }
-        let Some(shape) = self.shapes.get(held.shape) else { return held.forget() };
+        let Some(shape) = self.shapes.get(held.shape) else { return held.forget(&mut self.nonces) };
+        let nonce = self.nonces.get(&held.nonce);
         held.uses = held.uses.saturating_add(1);
         self.counter = self.counter.wrapping_add(1);
         let session = shape.algorithm.session;
         // A session's A1 holds the cnonce of its first request (RFC 7616 §3.4.2), but many
         // servers take that of the request at hand: the same one all along suits both.
-        let fresh = if session { mix(u64::from(user)) ^ fold(&held.nonce) } else { self.counter };
+        let fresh = if session { mix(u64::from(user)) ^ fold(nonce) } else { self.counter };
         let cnonce = Hex::of_bytes(&mix(self.key ^ fresh).to_be_bytes());
         let nc = Hex::of_bytes(&held.uses.to_be_bytes());
-        let using = Use { nonce: &held.nonce, nc: nc.text(), cnonce: cnonce.text(), qop: shape.qop.text() };
+        let using = Use { nonce, nc: nc.text(), cnonce: cnonce.text(), qop: shape.qop.text() };
         let Identity { name, ha1 } = self.recent.get(accounts, user, (held.shape, shape), &mut self.secret);
         let uri = Text::Plain(outgoing.uri);
         let response = response(shape.algorithm, ha1, &using, outgoing.method, uri, outgoing.body);
@@ -390,7 +405,7 @@ impl Digest {
         out.extend_from_slice(b"\", realm=\"");
         out.extend_from_slice(&shape.realm);
         out.extend_from_slice(b"\", nonce=\"");
-        out.extend_from_slice(&held.nonce);
+        out.extend_from_slice(nonce);
         out.extend_from_slice(b"\", uri=\"");
         quoted(outgoing.uri, out);
         out.extend_from_slice(b"\", response=\"");
@@ -459,8 +474,13 @@ impl Protection for Digest {
         if outgoing.code != 0 {
             return; // only requests carry credentials
         }
-        for held in state.all() {
-            self.line(held, accounts, user, outgoing, out);
+        self.line(&mut state.first, accounts, user, outgoing, out);
+        if state.second != 0 {
+            let mut seconds = std::mem::take(&mut self.seconds);
+            if let Some(second) = seconds.get_mut(state.second as usize - 1) {
+                self.line(second, accounts, user, outgoing, out);
+            }
+            self.seconds = seconds;
         }
     }
 
@@ -484,13 +504,13 @@ impl Protection for Digest {
             }
             let next =
                 read::info(&info, "nextnonce").filter(|next| !next.is_empty() && read::goes_back(next));
-            let held = state.get(proxy).filter(|held| succeeded && held.is(is::KNOWN));
+            let held = state.get(proxy, &mut self.seconds).filter(|held| succeeded && held.is(is::KNOWN));
             if let (Some(next), Some(held)) = (next, held) {
-                held.set_nonce(next);
+                held.set_nonce(next, &mut self.nonces);
             }
         }
         if succeeded {
-            state.all().for_each(|held| held.flags &= !is::ARMED);
+            state.all(&mut self.seconds).for_each(|held| held.flags &= !is::ARMED);
         }
         reading
     }
@@ -536,7 +556,7 @@ struct Offer<'v, 'r> {
 }
 
 /// A challenge is taken up: the next request answers it.
-fn take(held: &mut Held, offer: &Offer<'_, '_>, attempts: &mut Attempts) -> Verdict {
+fn take(held: &mut Held, offer: &Offer<'_, '_>, attempts: &mut Attempts, nonces: &mut Texts) -> Verdict {
     if held.is(is::REJECTED) {
         return Verdict::Rejected;
     }
@@ -545,15 +565,15 @@ fn take(held: &mut Held, offer: &Offer<'_, '_>, attempts: &mut Attempts) -> Verd
         // new one without `stale`, says that they are wrong.
         let tried = if held.is(is::PROXY) { 2 } else { 1 };
         if used == offer.nonce || attempts.0 & tried != 0 {
-            held.forget();
+            held.forget(nonces);
             held.flags |= is::REJECTED;
             return Verdict::Rejected;
         }
         attempts.0 |= tried;
     }
     let Some(shape) = offer.shape else { return Verdict::Unsupported };
-    if !held.is(is::KNOWN) || held.nonce.as_slice() != offer.nonce {
-        held.set_nonce(offer.nonce);
+    if !held.is(is::KNOWN) || nonces.get(&held.nonce) != offer.nonce {
+        held.set_nonce(offer.nonce, nonces);
     }
     held.shape = shape;
     held.flags |= is::KNOWN | is::ARMED;
@@ -608,12 +628,16 @@ mod tests {
 
     /// One million held users pay for every byte; see the presence crate's state.
     #[test]
-    fn a_users_state_takes_eighty_bytes() {
-        assert_eq!(std::mem::size_of::<State>(), 80);
-        let (mut state, nonce) = (State::default(), [b'n'; 56]);
-        state.place(false).set_nonce(&nonce);
-        assert!(!state.first.nonce.spilled() && state.second.is_none());
-        state.place(true).set_nonce(&nonce);
-        assert!(state.second.is_some_and(|held| held.is(is::PROXY)));
+    fn a_users_state_takes_sixteen_bytes() {
+        assert_eq!(std::mem::size_of::<State>(), 16);
+        let (mut state, mut seconds, mut nonces) = (State::default(), Vec::new(), Texts::default());
+        state.place(false, &mut seconds).set_nonce(b"one", &mut nonces);
+        assert!(seconds.is_empty());
+        state.place(true, &mut seconds).set_nonce(b"two", &mut nonces);
+        assert!(seconds[0].is(is::PROXY) && !state.first.is(is::PROXY));
+        assert_eq!(
+            (nonces.get(&state.first.nonce), nonces.get(&seconds[0].nonce)),
+            (&b"one"[..], &b"two"[..])
+        );
     }
 }

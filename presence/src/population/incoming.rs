@@ -109,7 +109,7 @@ impl Population {
         let dialog = &mut self.dialogs[slot];
         let from_tag = message.from_tag().unwrap_or(b"");
         if dialog.has(super::state::has::NOTIFY) {
-            if dialog.remote_tag.as_slice() != from_tag {
+            if self.texts.get(&dialog.remote_tag) != from_tag {
                 // Another fork (RFC 3856 §6.9): presence takes the first only.
                 host.message_received(Method::Notify, 0, false);
                 host.count(self.stage, Counter::Unmatched, now, 1);
@@ -142,8 +142,7 @@ impl Population {
         if status != 200 {
             return self.reply(flow, origin, message, status, extra_of(status), owner, host);
         }
-        dialog.remote_tag.clear();
-        dialog.remote_tag.extend_from_slice(from_tag);
+        self.texts.set(&mut dialog.remote_tag, from_tag);
         self.reply(flow, origin, message, 200, b"", owner, host);
         self.refresh_target(slot, flow, message, host);
         self.notified(now, stamp, slot, message, host);

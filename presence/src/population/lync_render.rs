@@ -114,7 +114,7 @@ impl Population {
                 if let Some(target) = &dialog.target {
                     request_uri = target.target.request_uri();
                     lines.extend_from_slice(target.target.route_lines());
-                    to_tag = &dialog.remote_tag;
+                    to_tag = self.texts.get(&dialog.remote_tag);
                 }
                 (shape, CallRef { kind: CallKind::Dialog, slot: order.dialog, generation }, cseq)
             }

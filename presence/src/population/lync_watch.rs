@@ -479,7 +479,7 @@ impl Dialog {
             remote_cseq: 0,
             remote_branch: 0,
             remote_status: 0,
-            remote_tag: SmallVec::new(),
+            remote_tag: Default::default(),
             target: None,
             stage,
             intended: due,

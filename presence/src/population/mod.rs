@@ -44,6 +44,7 @@ use adsum_sip::digest::Digest;
 use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::protection::{Scheme, Unprotected};
 use adsum_sip::sipae::Ntlm;
+use adsum_sip::texts::Texts;
 use adsum_sip::time::Time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,7 +169,9 @@ pub struct Population {
     transactions: Slab<Transaction>,
     publications: Slab<Publication>,
     waiting: Slab<Waiting>,
-    wheel: Wheel<Timer>,
+    /// Entity-tags of the users' documents and remote tags of their dialogs.
+    texts: Texts,
+    wheel: Wheel<state::Key>,
     targets: route::TargetCache,
     answers: incoming::Answers,
     finder: marker::Finder,
@@ -258,6 +261,7 @@ impl Population {
             transactions: Slab::default(),
             publications: Slab::default(),
             waiting: Slab::default(),
+            texts: Texts::default(),
             wheel: Wheel::new(now),
             targets: route::TargetCache::default(),
             answers: incoming::Answers::new(pairs * 2),
@@ -314,8 +318,8 @@ impl Population {
 
     /// Lets every timer fire that is due.
     pub fn on_timer(&mut self, now: Time, host: &mut impl Host) {
-        while let Some(timer) = self.wheel.pop(now) {
-            match timer {
+        while let Some(key) = self.wheel.pop(now) {
+            match Timer::from(key) {
                 Timer::Transaction(slot) => self.transaction_timer(now, slot, host),
                 Timer::Dialog(slot) => self.dialog_timer(now, slot, host),
                 Timer::Deadline(slot) => self.deadline_passed(now, slot, host),

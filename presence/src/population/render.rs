@@ -79,7 +79,7 @@ impl Population {
                 user.publish_cseq += 1;
                 if !user.etag.is_empty() {
                     lines.extend_from_slice(b"SIP-If-Match: ");
-                    lines.extend_from_slice(&user.etag);
+                    lines.extend_from_slice(self.texts.get(&user.etag));
                     lines.extend_from_slice(b"\r\n");
                 }
                 let call = CallRef { kind: CallKind::Publication, slot: order.user, generation: 0 };
@@ -105,7 +105,7 @@ impl Population {
                 if let Some(target) = &dialog.target {
                     request_uri = target.target.request_uri();
                     lines.extend_from_slice(target.target.route_lines());
-                    to_tag = &dialog.remote_tag;
+                    to_tag = self.texts.get(&dialog.remote_tag);
                 }
                 let call = CallRef { kind: CallKind::Dialog, slot: order.dialog, generation };
                 (Shape::Subscribe, call, dialog.local_cseq)
