@@ -242,7 +242,7 @@ impl Population {
             {
                 Scheme::None(Unprotected)
             } else {
-                Scheme::Digest(Digest::new(config.reuse_nonce, key))
+                Scheme::Digest(Box::new(Digest::new(config.reuse_nonce, key)))
             };
         let lync = match &config.dialect {
             Dialect::Simple => None,
