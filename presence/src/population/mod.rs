@@ -23,6 +23,7 @@
 //! never tried again.
 
 mod incoming;
+mod lync_association;
 mod lync_notify;
 mod lync_publication;
 mod lync_registration;

@@ -258,6 +258,8 @@ pub(super) mod tried {
     pub const CORRECTED: u8 = 8;
     /// The two bits.
     pub const CORRECTIONS: u8 = 24;
+    /// `lync`: once more under a new association, which a REGISTER made for it.
+    pub const RENEWED: u8 = 32;
 }
 
 /// One request on its way.
