@@ -30,8 +30,8 @@ fn messages_of_a_workflow_are_those_of_the_protocol() {
         (&["workload.kind=held", "workload.self_subscribe=false"], 4, 4),
         (&["workload.kind=held", "auth.reuse_nonce=false"], 8, 8),
         // As counted on the wire: nobody answers a BENOTIFY, and NTLM challenges a REGISTER twice.
-        (&["dialect=lync", "pool.transport=tcp"], 34, 34),
-        (&["dialect=lync", "pool.transport=tcp", "auth.scheme=trusted"], 26, 26),
+        (&["dialect=lync", "pool.transport=tcp"], 40, 40),
+        (&["dialect=lync", "pool.transport=tcp", "auth.scheme=trusted"], 32, 32),
         (&["dialect=lync", "pool.transport=tcp", "workload.kind=held"], 4, 4),
     ];
     for (sets, long_run, first) in table {

@@ -53,6 +53,7 @@ transcripts! {
     lync_keep_alive
     lync_members
     lync_old_server
+    lync_present
     lync_redirect
     lync_registration_lost
     lync_resubscribe

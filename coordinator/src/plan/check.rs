@@ -218,11 +218,11 @@ fn messages(scenario: &Scenario) -> (u64, u64) {
 }
 
 /// The same in the dialect `lync`, where first notifications travel in answers, nobody answers a
-/// BENOTIFY, and publishers are told of what they publish.
+/// BENOTIFY, both users publish that they are there, and whoever publishes is told of it.
 fn lync_messages(kind: Kind, own: bool, watchers: u64) -> u64 {
     match (kind, own) {
-        (Kind::Workflow, false) => 2 * 8_000 + 1_000,
-        (Kind::Workflow, true) => 2 * 12_000 + 2_000,
+        (Kind::Workflow, false) => 2 * 10_000 + 1_000,
+        (Kind::Workflow, true) => 2 * 14_000 + 4_000,
         (Kind::Held, false) => 2 * 1_000 + watchers,
         (Kind::Held, true) => 2 * 1_000 + watchers + 1_000,
     }

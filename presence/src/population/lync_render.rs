@@ -6,7 +6,6 @@ use adsum_sip::value;
 use memchr::memmem;
 
 use super::Population;
-use super::lync_state::own;
 use super::request::{Order, Scratch};
 use super::state::{Purpose, has, tried};
 use crate::host::Host;
@@ -54,7 +53,11 @@ impl Population {
                 request_uri = peer;
                 (Shape::Register, call, user.register_cseq)
             }
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
+            Purpose::Publish
+            | Purpose::PublishRefresh
+            | Purpose::Unpublish
+            | Purpose::SetMembers
+            | Purpose::Present => {
                 user.publish_cseq += 1;
                 let call = CallRef { kind: CallKind::Publication, slot: order.user, generation: 0 };
                 media_type = documents::PUBLISH_TYPE;
@@ -64,11 +67,13 @@ impl Population {
                 } else {
                     let what = if order.purpose == Purpose::Unpublish {
                         Publish::Nothing
+                    } else if order.purpose == Purpose::Present {
+                        Publish::Presence
                     } else {
                         let sequence = self.publications.get(order.publication).map_or(0, |p| p.sequence);
                         let publisher = self.accounts.number(order.user);
                         let marker = Marker { run: namespace.run, publisher, sequence };
-                        Publish::Document { marker, first: !endpoint.is(own::PRESENT) }
+                        Publish::Document { marker }
                     };
                     documents::write_publish(what, uri, &endpoint.epid, &endpoint.versions, body);
                 }

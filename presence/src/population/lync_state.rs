@@ -22,7 +22,7 @@ use crate::wheel::TimerId;
 pub(super) mod own {
     /// It has published a note that stands.
     pub const PUBLISHED: u8 = 1;
-    /// The registration holds its device and its state.
+    /// The registration holds its device and its state: the user appears on line.
     pub const PRESENT: u8 = 2;
     /// Its colleagues were not allowed to see it.
     pub const LACKS_MEMBERS: u8 = 4;

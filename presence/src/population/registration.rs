@@ -384,7 +384,7 @@ impl Population {
         }
         if self.config.self_subscribe && self.users[user as usize].self_dialog == NONE {
             self.begin_subscription(at, user, user, at, order.stage, host);
-        } else {
+        } else if !self.goes_online(at, user, host) {
             // Without one, or with one that outlived the registration.
             self.signed_on(at, user, host);
         }

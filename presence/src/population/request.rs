@@ -396,9 +396,11 @@ impl Population {
         let user = &mut self.users[order.user as usize];
         match order.purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => &mut user.register_tx,
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
-                &mut user.publish_tx
-            }
+            Purpose::Publish
+            | Purpose::PublishRefresh
+            | Purpose::Unpublish
+            | Purpose::SetMembers
+            | Purpose::Present => &mut user.publish_tx,
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
                 match self.dialogs.get_mut(order.dialog) {
                     Some(dialog) => &mut dialog.tx,
@@ -421,6 +423,7 @@ impl Population {
             Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
             Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
             Purpose::SetMembers => self.members_ended(at, order, outcome, host),
+            Purpose::Present => self.present_ended(at, order, outcome, host),
         }
         // A held user that was set aside asks for nothing any more, not even to be let go.
         let held = &self.users[order.user as usize];
@@ -553,7 +556,7 @@ impl Population {
         match purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => Method::Register,
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => Method::Subscribe,
-            Purpose::SetMembers => Method::Service,
+            Purpose::SetMembers | Purpose::Present => Method::Service,
             Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish if self.is_lync() => {
                 Method::Service
             }

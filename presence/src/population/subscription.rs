@@ -322,6 +322,9 @@ impl Population {
             Again::AtOnce => self.come_back(at, owner, None),
             Again::After(seconds) => self.come_back(at, owner, seconds),
         }
+        if owner == publisher && matches!(again, Again::Never) && self.lacks_presence(owner) {
+            self.resume(at, owner, host); // it goes on without
+        }
     }
 
     /// Both the answer and the NOTIFY are there, whichever came last.
@@ -352,8 +355,7 @@ impl Population {
             if self.needs_members(owner) {
                 return self.ask_members(at, owner, host);
             }
-            self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
-            self.signed_on(at, owner, host);
+            self.own_stands(at, owner, host);
         } else {
             host.progress(owner, Progress::Completed(Activity::Subscribe, sent, at));
             self.watching(at, owner, host);
