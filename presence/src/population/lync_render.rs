@@ -13,6 +13,10 @@ use crate::lync::documents::{self, Publish};
 use crate::lync::messages::{Fields, Shape};
 use crate::marker::Marker;
 
+/// Publishers that a refresh names at most: longer lists are more than servers take in one request.
+/// [UNV] The subscription to the others goes on all the same, as the dialog does.
+const MAX_REFRESHED: usize = 1_000;
+
 impl Population {
     pub(super) fn render_lync(
         &mut self,
@@ -91,19 +95,28 @@ impl Population {
                     // The publisher itself was to be asked (`resubscribe`).
                     self.accounts.write_uri(publisher, peer);
                 }
-                if first && shape == Shape::Own {
+                // [UNV] What a server makes of a refresh without a body: RFC 6665 §4.1.2.2 has it handled as
+                // the first SUBSCRIBE, and the known client says each time all that it is about.
+                if !ends && shape == Shape::Own {
                     media_type = documents::ROAMING_TYPE;
                     body.extend_from_slice(documents::ROAMING_LIST);
-                } else if first {
+                } else if !ends {
                     media_type = documents::BATCH_TYPE;
                     documents::begin_batch(uri, cseq, body);
                     if publisher != order.user {
                         documents::add_to_batch(peer, body);
                     }
                     let mut at = watches;
+                    let mut room = MAX_REFRESHED;
                     while let Some(rider) = self.dialogs.get(at).filter(|_| flags & has::CARRIER != 0) {
                         at = rider.next_watch;
-                        if rider.has(has::ASKED) {
+                        let is_meant = if first {
+                            rider.has(has::ASKED)
+                        } else {
+                            rider.has(has::RIDES) && !rider.has(has::QUEUED)
+                        };
+                        if is_meant && room > 0 {
+                            room -= 1;
                             peer.clear();
                             self.accounts.write_uri(rider.publisher, peer);
                             documents::add_to_batch(peer, body);
