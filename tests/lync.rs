@@ -146,6 +146,60 @@ fn held_users_watch_their_contacts_over_tls_in_the_embedded_pool() {
     assert!(count("sip_sent", "SUBSCRIBE") <= 20 * 4, "{}", count("sip_sent", "SUBSCRIBE"));
 }
 
+/// A director names the home pool by its name, over a connection of its own: the name is looked up, and
+/// over TLS it is the one that has to stand in the home pool's certificate.
+#[test]
+fn a_director_sends_users_to_their_home_pool_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    // One CA, and each server has one name only.
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let [home_dir, tls_dir] = [("home", "localhost"), ("director", "127.0.0.1")].map(|(place, name)| {
+        let place = dir.path().join(place);
+        std::fs::create_dir(&place).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        for (file, pem) in
+            [("ca.pem", ca_pem.clone()), ("server.pem", cert.pem()), ("server-key.pem", key.serialize_pem())]
+        {
+            secret(&place, file, &pem);
+        }
+        place.to_string_lossy().into_owned()
+    });
+    let home = PoolProcess::start(&["--dialect", "lync", "--tls-dir", &home_dir]);
+    let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+    for (address, transport) in [(&home.address, "tcp"), (&home.tls, "tls")] {
+        let to = format!("localhost:{}", port(address));
+        let director =
+            PoolProcess::start(&["--dialect", "lync", "--tls-dir", &tls_dir, "--redirect-to", &to]);
+        let target = if transport == "tcp" { &director.address } else { &director.tls };
+        let ca = format!("{tls_dir}/ca.pem");
+        let trace = dir.path().join(format!("{transport}.txt"));
+        let mut more =
+            vec!["--dialect", "lync", "--transport", transport, "--trace", trace.to_str().unwrap()];
+        if transport == "tls" {
+            more.extend(["--ca", &ca]);
+        }
+        let output = check(target, dir.path(), &more);
+        assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+        let trace = std::fs::read_to_string(trace).unwrap();
+        assert!(trace.contains("SIP/2.0 301 ") && trace.contains(&format!("sip:{to}")), "{trace}");
+    }
+    // A name that nobody knows: whose it is, and what to do.
+    let director = PoolProcess::start(&["--dialect", "lync", "--redirect-to", "home.pool.invalid:5061"]);
+    let output = check(&director.address, dir.path(), &TCP);
+    assert_eq!(code(&output), 5, "{} {}", out(&output), err(&output));
+    let text = out(&output);
+    assert!(
+        text.contains("the pool sent the user to home.pool.invalid:5061, which cannot be found"),
+        "{text}"
+    );
+    assert!(text.contains("let the name servers of this host know"), "{text}");
+}
+
 /// What the cmdlet calls TrustedServer: the pool knows the certificate of this host, and asks nobody
 /// for a password.
 #[test]
