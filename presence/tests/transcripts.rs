@@ -49,6 +49,7 @@ transcripts! {
     lync_conflict
     lync_contacts
     lync_deregistered
+    lync_deregistered_asking
     lync_first_notify_missing
     lync_keep_alive
     lync_members
