@@ -15,6 +15,18 @@ use crate::lync::tags::resolved;
 use crate::lync::watched::{self, Said};
 use crate::slab::{NONE, Slot};
 
+/// A presentity's URI as a SIP one: `pres:` and no scheme at all occur in documents, too.
+fn as_sip<'a>(uri: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    let is = |scheme: &[u8]| uri.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
+    if is(b"sip:") || is(b"sips:") {
+        return uri;
+    }
+    scratch.clear();
+    scratch.extend_from_slice(b"sip:");
+    scratch.extend_from_slice(if is(b"pres:") { &uri[b"pres:".len()..] } else { uri });
+    scratch
+}
+
 /// What has to be done when a document was read to its end.
 #[derive(Debug)]
 enum Then<'a> {
@@ -173,12 +185,12 @@ impl Population {
         let is_awaited = if is_carrier { dialog.has(has::PENDING) } else { !dialog.has(has::ACTIVE) };
         let mut then: SmallVec<[((Slot, u32), Then<'_>); 4]> = SmallVec::new();
         if !body.is_empty() && (is_awaited || !is_plain) {
-            let mut scratch = Vec::new();
+            let (mut scratch, mut other) = (Vec::new(), Vec::new());
             let mut near = NONE;
             for said in watched::read(body) {
                 let (Said::Active { uri } | Said::Terminated { uri, .. } | Said::Resubscribe { uri, .. }) =
                     said;
-                let uri = resolved(uri, &mut scratch);
+                let uri = as_sip(resolved(uri, &mut scratch), &mut other);
                 let Some(rider) = self.rider_by_uri(slot, near, uri) else { continue };
                 near = self.dialogs[rider].next_watch;
                 let next = match said {
