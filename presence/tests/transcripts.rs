@@ -53,6 +53,7 @@ transcripts! {
     lync_first_notify_missing
     lync_keep_alive
     lync_members
+    lync_not_trusted
     lync_old_server
     lync_present
     lync_redirect

@@ -15,6 +15,10 @@ use crate::lync::tags::resolved;
 use crate::lync::watched::{self, Said};
 use crate::slab::{NONE, Slot};
 
+/// Publishers in one notification: answers to batches beyond about a thousand may exceed what a server
+/// sends, so more are no notification.
+const MAX_SHOWN: usize = 2_048;
+
 /// A presentity's URI as a SIP one: `pres:` and no scheme at all occur in documents, too.
 fn as_sip<'a>(uri: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     let is = |scheme: &[u8]| uri.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
@@ -199,7 +203,11 @@ impl Population {
                     Said::Terminated { reason, .. } => Then::Terminate(reason),
                     Said::Resubscribe { pool, .. } => Then::Resubscribe(pool),
                 };
-                then.push(((rider, self.dialogs.generation(rider)), next));
+                let rider = (rider, self.dialogs.generation(rider));
+                // Several instances of one resource say it several times.
+                if then.last().is_none_or(|(last, _)| *last != rider) {
+                    then.push((rider, next));
+                }
             }
             if is_carrier {
                 let pending = self.has_unshown(owner);
@@ -209,12 +217,18 @@ impl Population {
         }
         let dialog = (slot, self.dialogs.generation(slot));
         let mut found: SmallVec<[(u32, u32); 4]> = SmallVec::new();
+        let mut beyond = 0;
         self.finder.each(body, self.config.namespace.run, |publisher, sequence| {
+            let has_room = found.len() < MAX_SHOWN;
             match found.iter_mut().find(|(known, _)| *known == publisher) {
                 Some((_, latest)) => *latest = sequence.max(*latest),
-                None => found.push((publisher, sequence)),
+                None if has_room => found.push((publisher, sequence)),
+                None => beyond += 1,
             }
         });
+        if beyond > 0 {
+            host.count(self.stage, Counter::Unmatched, now, beyond);
+        }
         for (publisher, sequence) in found {
             // What an earlier one ended may have ended this, too.
             if !self.is_live(dialog) {
