@@ -449,3 +449,14 @@ impl Held {
         Reading::Accepted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Held;
+
+    /// Each user of a run has one.
+    #[test]
+    fn an_association_takes_less_than_a_user() {
+        assert!(size_of::<Held>() <= 208, "{}", size_of::<Held>());
+    }
+}
