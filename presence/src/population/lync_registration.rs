@@ -184,6 +184,31 @@ impl Population {
         }
     }
 
+    /// A REGISTER behind a refresh that failed was granted: if the server did not know the registration
+    /// any more, subscriptions that outlived it here are gone there.
+    pub(super) fn registration_is_new(
+        &mut self,
+        at: Time,
+        user: u32,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        if !self.is_lync() || !is_new(message) {
+            return;
+        }
+        while let Some(dialog) = self.some_dialog(user) {
+            let holder = self.holder(dialog);
+            self.abandon_one(at, self.dialogs[holder].tx, Outcome::Unregistered, host);
+            if self.dialogs.get(dialog).is_none() {
+                continue; // its end has told
+            }
+            if !self.is_workflow() && self.counts_as_lost(dialog) {
+                host.count(self.stage, Counter::SubscriptionLost, at, 1);
+            }
+            self.drop_dialog(dialog);
+        }
+    }
+
     /// The server has no such endpoint any more: its subscriptions are gone with
     /// it, and requests that wait would wait in vain.
     pub(super) fn registration_lost(&mut self, at: Time, user: u32, host: &mut impl Host) {

@@ -229,6 +229,9 @@ impl Population {
             {
                 Ok(granted) => {
                     self.arm_registration(at, user, granted);
+                    if !refresh {
+                        self.registration_is_new(at, user, message, host);
+                    }
                     self.negotiated(at, user, true, host);
                     if !refresh {
                         return self.registered_now(at, &order, host);

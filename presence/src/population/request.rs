@@ -319,22 +319,28 @@ impl Population {
         }
         slots.extend(self.dialogs.get(self.carrier_of(user)).map(|d| d.tx));
         for slot in slots {
-            if let Some(transaction) = self.transactions.get(slot) {
-                let order = Order::again(transaction);
-                self.close(slot);
-                self.ended(now, order, outcome, host);
-            }
+            self.abandon_one(now, slot, outcome, host);
+        }
+    }
+
+    /// One request will not be answered, if there is one.
+    pub(super) fn abandon_one(
+        &mut self,
+        now: Time,
+        slot: Slot,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        if let Some(transaction) = self.transactions.get(slot) {
+            let order = Order::again(transaction);
+            self.close(slot);
+            self.ended(now, order, outcome, host);
         }
     }
 
     /// A PUBLISH that nobody waits for any more still has to end.
     fn abandon_publication(&mut self, now: Time, user: u32, host: &mut impl Host) {
-        let slot = self.users[user as usize].publish_tx;
-        if let Some(transaction) = self.transactions.get(slot) {
-            let order = Order::again(transaction);
-            self.close(slot);
-            self.ended(now, order, Outcome::Gone, host);
-        }
+        self.abandon_one(now, self.users[user as usize].publish_tx, Outcome::Gone, host);
     }
 
     /// Sends nothing and forgets: the end of a run that is cut off.
