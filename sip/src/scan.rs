@@ -146,7 +146,8 @@ impl Scanner {
 
     fn enter(&mut self, raw: &[u8], line: Range<usize>, number: u16) -> Result<(), ScanError> {
         let bad = ScanError::HeaderLine(number);
-        let colon = line.start + memchr(b':', &raw[line.clone()]).ok_or(bad)?;
+        // Names are short: a search that prepares itself for long texts costs more than it saves.
+        let colon = line.start + raw[line.clone()].iter().position(|b| *b == b':').ok_or(bad)?;
         let name = trim(raw, line.start..colon);
         if name.is_empty() {
             return Err(bad);
@@ -181,7 +182,9 @@ impl Scanner {
     fn body(&self, raw: &[u8], at: usize) -> Result<(u32, u32), ScanError> {
         let present = (raw.len() - at) as u32;
         let mut announced: Option<u32> = None;
-        for entry in self.entries.iter().filter(|e| e.id == HeaderId::ContentLength) {
+        let first = usize::from(self.first[HeaderId::ContentLength as usize]);
+        let entries = self.entries.get(first..).unwrap_or_default();
+        for entry in entries.iter().filter(|e| e.id == HeaderId::ContentLength) {
             let value = crate::value::number(slice(raw, entry.value)).ok_or(ScanError::ContentLength)?;
             if announced.is_some_and(|before| before != value) {
                 return Err(ScanError::ContentLength);

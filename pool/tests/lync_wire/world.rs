@@ -123,7 +123,7 @@ impl Host for Users {
         assert_eq!(user, flow);
         self.closed.extend(self.wire.end(user));
     }
-    fn send(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
+    fn send(&mut self, _: u32, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
         assert_eq!(hop, Hop::Target);
         let Some(number) = self.wire.connections.get(&flow).copied() else { return Sent::Gone(self.now) };
         if bytes == b"\r\n\r\n" {
@@ -134,7 +134,7 @@ impl Host for Users {
         Sent::At(self.now)
     }
     fn reply(&mut self, flow: Flow, _: Origin, bytes: &[u8]) -> Sent {
-        self.send(flow, Hop::Target, bytes)
+        self.send(0, flow, Hop::Target, bytes)
     }
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("127.0.0.1:{}", 10_000 + flow).as_bytes());

@@ -102,7 +102,7 @@ impl Population {
         if endpoint.written + endpoint.keep_alive <= now {
             // [UNV] Whether it is answered; the other side of the connection knows when it is gone.
             endpoint.written = now;
-            if let Sent::Gone(_) = host.send(flow, Hop::Target, b"\r\n\r\n") {
+            if let Sent::Gone(_) = host.send(user, flow, Hop::Target, b"\r\n\r\n") {
                 return; // the flow's own event follows
             }
         }

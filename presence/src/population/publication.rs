@@ -312,7 +312,7 @@ impl Population {
         let conflict = matches!(outcome, Outcome::Answer(message) if message.code() == 412);
         if conflict && order.tried & tried::FROM_SCRATCH == 0 {
             host.count(order.stage, Counter::EtagConflict, at, 1);
-            self.users[user as usize].etag.clear();
+            self.texts.clear(&mut self.users[user as usize].etag);
             if order.purpose.is_refresh() {
                 // The next publication begins from scratch.
                 self.leave(at, at, user, host);
@@ -325,8 +325,7 @@ impl Population {
         match etag {
             Some((etag, expires)) if !etag.is_empty() => {
                 let held = &mut self.users[user as usize];
-                held.etag.clear();
-                held.etag.extend_from_slice(etag);
+                self.texts.set(&mut held.etag, etag);
                 self.arm_document(at, user, expires.unwrap_or(order.expires));
                 if !order.purpose.is_refresh() {
                     self.published(at, &order, host);
@@ -521,7 +520,7 @@ impl Population {
         if self.is_lync() {
             return self.unpublish_ended_lync(at, order, outcome, host);
         }
-        self.users[order.user as usize].etag.clear();
+        self.texts.clear(&mut self.users[order.user as usize].etag);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
                 let sent = order.sent.unwrap_or(order.due);

@@ -355,6 +355,10 @@ impl Protection for Ntlm {
         }
     }
 
+    fn signs_answers(&self) -> bool {
+        true
+    }
+
     fn drops_refused(&self) -> bool {
         true
     }
