@@ -465,6 +465,9 @@ fn dialect(
     if transport == Transport::Udp {
         return Err(EngineError::Plan("the dialect lync does not go over UDP: tls or tcp".to_owned()));
     }
+    if pool.shared_connections {
+        return Err(EngineError::Plan("users of the dialect lync share no connections: per-user".to_owned()));
+    }
     let scheme = auth.map_or(v1::AuthScheme::Auto, |auth| auth.scheme());
     let auth = match scheme {
         v1::AuthScheme::Trusted => LyncAuth::None,
@@ -475,7 +478,18 @@ fn dialect(
             return Err(EngineError::Plan("this agent does not speak Kerberos: ntlm or trusted".to_owned()));
         }
     };
-    Ok(Dialect::Lync(LyncOptions { auth, ..LyncOptions::default() }))
+    Ok(Dialect::Lync(lync_options(auth)))
+}
+
+/// What the users of the dialect `lync` call themselves, if not what [`LyncOptions::user_agent`] has:
+/// version filters of a pool let certain clients pass only (17002, 17003).
+pub const USER_AGENT: &str = "ADSUM_USER_AGENT";
+
+/// How the dialect `lync` is spoken here.
+#[must_use]
+pub fn lync_options(auth: LyncAuth) -> LyncOptions {
+    let user_agent = std::env::var(USER_AGENT).ok().filter(|text| !text.is_empty());
+    LyncOptions { auth, user_agent }
 }
 
 /// NTLM as this host speaks it now.

@@ -14,7 +14,7 @@ use adsum_agent::locate::{self, locate, locate_lync};
 use adsum_agent::net::allow::{Allow, Network};
 use adsum_coordinator::scenario::Dialect;
 use adsum_presence::host::Activity;
-use adsum_presence::lync::{LyncAuth, LyncOptions};
+use adsum_presence::lync::LyncAuth;
 use adsum_presence::population;
 
 use super::job::Job;
@@ -180,7 +180,7 @@ fn spoken(job: &Job) -> population::Dialect {
         (Dialect::Lync, Auth::Digest) => LyncAuth::Digest,
         (Dialect::Lync, Auth::None | Auth::Trusted) => LyncAuth::None,
     };
-    population::Dialect::Lync(LyncOptions { auth, ..LyncOptions::default() })
+    population::Dialect::Lync(adsum_agent::engine::lync_options(auth))
 }
 
 fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {

@@ -8,6 +8,7 @@
 mod datagrams;
 mod io;
 mod lines;
+mod names;
 mod run;
 mod stages;
 
@@ -330,6 +331,8 @@ impl Core {
             sources: plan.sources,
             tls,
             failover,
+            names: names::Names::default(),
+            seed: plan.seed,
             allow: plan.allow,
             advertise: plan.advertise,
             watcher: None,

@@ -16,7 +16,7 @@ use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
 /// More challenges than these for one activity are a server that will not have us.
-const MAX_CHALLENGES: u8 = 4;
+pub(super) const MAX_CHALLENGES: u8 = 4;
 
 /// Buffers that are used for every message and never given back.
 #[derive(Debug, Default)]
@@ -113,6 +113,8 @@ pub(super) enum Outcome<'m, 'a> {
     Gone,
     /// Nobody listens where it was sent (ICMP).
     Refused,
+    /// The registration ended under which it was sent (`lync`).
+    Unregistered,
     /// The server wants credentials and will not take ours.
     Rejected(&'m Message<'a>),
     /// The server wants what we have not got.
@@ -142,6 +144,11 @@ impl Population {
             self.close(slot);
             self.ended(now, order, Outcome::Gone, host);
             return false;
+        }
+        if self.awaits_association(&order) {
+            *self.slot_of(&order) = slot;
+            self.park(slot, generation, order);
+            return true;
         }
         let mut bytes = std::mem::take(&mut self.transactions[slot].bytes);
         let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
@@ -214,6 +221,9 @@ impl Population {
             host.count(stage, Counter::AuthMismatch, stamp, 1);
             if self.protection.drops_refused() {
                 // As if it had never come: the transaction waits on.
+                if code >= 200 {
+                    transaction.tried |= tried::UNPROVEN;
+                }
                 return host.message_received(method, code, false);
             }
         }
@@ -226,6 +236,7 @@ impl Population {
             OnResponse::Repeated | OnResponse::Stray => return host.message_received(method, code, true),
         }
         let mut order = Order::again(transaction);
+        order.tried &= !tried::UNPROVEN;
         let protected = transaction.protected;
         self.close(slot);
         self.recall_target(&order);
@@ -258,6 +269,9 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
+        if self.association_lost(now, stamp, order, message, host) {
+            return;
+        }
         let incoming = Incoming { message, request: if protected { &self.scratch.request } else { b"" } };
         if let Scheme::Ntlm(ntlm) = &mut self.protection {
             // Servers that send no time of their own check ours.
@@ -267,6 +281,7 @@ impl Population {
         match self.protection.challenged(auth, &*self.accounts, order.user, &incoming, &mut order.attempts) {
             Verdict::Answer if order.challenges < MAX_CHALLENGES => {
                 order.challenges += 1;
+                self.negotiates(now, &order);
                 self.request(now, order, host);
             }
             Verdict::Answer | Verdict::Rejected => self.ended(stamp, order, Outcome::Rejected(message), host),
@@ -299,8 +314,8 @@ impl Population {
         }
     }
 
-    /// The flow of a user broke: its requests will not be answered.
-    pub(super) fn abandon(&mut self, now: Time, user: u32, host: &mut impl Host) {
+    /// The flow of a user broke, or its registration ended: its requests will not be answered.
+    pub(super) fn abandon(&mut self, now: Time, user: u32, outcome: Outcome<'_, '_>, host: &mut impl Host) {
         let held = &self.users[user as usize];
         let mut slots: SmallVec<[Slot; 8]> = SmallVec::from_slice(&[held.register_tx, held.publish_tx]);
         slots.extend(self.dialogs.get(held.self_dialog).map(|d| d.tx));
@@ -311,22 +326,28 @@ impl Population {
         }
         slots.extend(self.dialogs.get(self.carrier_of(user)).map(|d| d.tx));
         for slot in slots {
-            if let Some(transaction) = self.transactions.get(slot) {
-                let order = Order::again(transaction);
-                self.close(slot);
-                self.ended(now, order, Outcome::Gone, host);
-            }
+            self.abandon_one(now, slot, outcome, host);
+        }
+    }
+
+    /// One request will not be answered, if there is one.
+    pub(super) fn abandon_one(
+        &mut self,
+        now: Time,
+        slot: Slot,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        if let Some(transaction) = self.transactions.get(slot) {
+            let order = Order::again(transaction);
+            self.close(slot);
+            self.ended(now, order, outcome, host);
         }
     }
 
     /// A PUBLISH that nobody waits for any more still has to end.
     fn abandon_publication(&mut self, now: Time, user: u32, host: &mut impl Host) {
-        let slot = self.users[user as usize].publish_tx;
-        if let Some(transaction) = self.transactions.get(slot) {
-            let order = Order::again(transaction);
-            self.close(slot);
-            self.ended(now, order, Outcome::Gone, host);
-        }
+        self.abandon_one(now, self.users[user as usize].publish_tx, Outcome::Gone, host);
     }
 
     /// Sends nothing and forgets: the end of a run that is cut off.
@@ -376,7 +397,7 @@ impl Population {
     }
 
     /// Ends a transaction; its request stays readable in the scratch.
-    fn close(&mut self, slot: Slot) {
+    pub(super) fn close(&mut self, slot: Slot) {
         let transaction = &mut self.transactions[slot];
         self.wheel.cancel(&mut transaction.timer);
         std::mem::swap(&mut transaction.bytes, &mut self.scratch.request);
@@ -393,9 +414,11 @@ impl Population {
         let user = &mut self.users[order.user as usize];
         match order.purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => &mut user.register_tx,
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
-                &mut user.publish_tx
-            }
+            Purpose::Publish
+            | Purpose::PublishRefresh
+            | Purpose::Unpublish
+            | Purpose::SetMembers
+            | Purpose::Present => &mut user.publish_tx,
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
                 match self.dialogs.get_mut(order.dialog) {
                     Some(dialog) => &mut dialog.tx,
@@ -418,6 +441,7 @@ impl Population {
             Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
             Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
             Purpose::SetMembers => self.members_ended(at, order, outcome, host),
+            Purpose::Present => self.present_ended(at, order, outcome, host),
         }
         // A held user that was set aside asks for nothing any more, not even to be let go.
         let held = &self.users[order.user as usize];
@@ -492,6 +516,15 @@ impl Population {
                     crate::diagnosis::of_schemes(message, &mut diagnosis);
                 }
             }
+            Outcome::TimedOut if order.tried & tried::UNPROVEN != 0 => {
+                failure.code = "auth:bad-signature";
+                failure.class = Class::Configuration;
+                failure.reason = b"the answer was not signed by the server that the user logged on to";
+                diagnosis.extend_from_slice(
+                    b"it counts as never received, and no other came within 32 s: which server answers there, \
+                      and does something between change its messages?",
+                );
+            }
             Outcome::TimedOut => {
                 failure.code = "timeout:transaction";
                 failure.reason = b"no final answer within 32 s";
@@ -510,6 +543,13 @@ impl Population {
                 failure.reason = b"the connection ended before the answer";
                 diagnosis.extend_from_slice(
                     b"the other side closed the connection: look at its log and its limits",
+                );
+            }
+            Outcome::Unregistered => {
+                failure.code = "registration:lost";
+                failure.reason = b"the registration ended before the answer";
+                diagnosis.extend_from_slice(
+                    b"what ended it is a failure of its own, of the activity register: look there",
                 );
             }
             Outcome::Refused => {
@@ -543,7 +583,7 @@ impl Population {
         match purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => Method::Register,
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => Method::Subscribe,
-            Purpose::SetMembers => Method::Service,
+            Purpose::SetMembers | Purpose::Present => Method::Service,
             Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish if self.is_lync() => {
                 Method::Service
             }
