@@ -219,6 +219,42 @@ fn the_first_answer_is_signed_from_version_4_on() {
     }
 }
 
+/// A client that speaks less than the server: what it names as its version counts, absent is 2.
+#[test]
+fn the_version_of_a_client_is_that_of_its_association() {
+    for (offered, spoken) in [(4, 3), (4, 2), (3, 2)] {
+        let mut both = Both::new(0, AuthorityConfig { extended: true, ..config(offered, false) });
+        let named = |version: u8| if version > 2 { format!(", version={version}") } else { String::new() };
+        let mut passed = None;
+        for _ in 0..3 {
+            let request = both.request(b"REGISTER");
+            let (check, answer) = both.answer(&request);
+            // As if the challenge had offered no more.
+            let answer = String::from_utf8(answer).unwrap();
+            let lowered = answer.replace(&named(offered), &named(spoken));
+            assert_eq!(lowered != answer, matches!(check, Check::Challenged(_)), "{answer}");
+            both.read(&request, lowered.as_bytes());
+            if let Check::Passed(association) = check {
+                assert!(answer.ends_with(&format!("{}\r\nContent-Length: 0\r\n\r\n", named(spoken))));
+                passed = Some(association);
+            }
+        }
+        let association = passed.unwrap_or_else(|| panic!("{offered} {spoken}"));
+        for _ in 0..3 {
+            assert_eq!(both.round(b"SERVICE"), (Check::Passed(association), Reading::Accepted, None));
+        }
+    }
+    // Who names version 4 has to sign at once.
+    let mut both = Both::new(0, config(4, false));
+    both.round(b"REGISTER");
+    both.round(b"REGISTER");
+    let request = String::from_utf8(both.request(b"REGISTER")).unwrap();
+    let (bare, _) = request.split_once(", crand=").unwrap();
+    let rest = request.split_once("\r\nContent-Length").unwrap().1;
+    let (check, _) = both.answer(format!("{bare}\r\nContent-Length{rest}").as_bytes());
+    assert_eq!(check, Check::Challenged(Refusal::BadSignature));
+}
+
 #[test]
 fn a_wrong_password_is_tried_once() {
     let mut both = Both::new(2, config(4, false));

@@ -26,7 +26,7 @@ const OFFERED: u32 = ntlm::SPOKEN | 0x1_0000; // the target is a domain
 /// Who a server is.
 #[derive(Debug, Clone)]
 pub struct AuthorityConfig {
-    /// Protocol version: 2, 3 or 4.
+    /// Protocol version that is offered: 2, 3 or 4. An association has that of its client, at most this.
     pub version: u8,
     /// `targetname`: the server's FQDN.
     pub target: String,
@@ -77,6 +77,8 @@ pub enum Check {
 #[derive(Debug)]
 struct Held {
     connection: u64,
+    /// What its client named; without a word of it 2.
+    version: u8,
     nonce: [u8; 8],
     keys: Option<Keys>,
     /// NT domain and account name as the client gave them.
@@ -189,8 +191,9 @@ impl Authority {
         let Some((params, _)) = Params::of(message, &AUTHORIZATION) else {
             return self.refuse(Refusal::None, lines);
         };
+        let newest = self.config.version;
         if params.token.is_some_and(<[u8]>::is_empty) {
-            self.challenge(connection, filetime, lines);
+            self.challenge(connection, params.version.unwrap_or(2).min(newest), filetime, lines);
             return Check::Challenged(Refusal::Asked);
         }
         let number = opaque_number(params.opaque);
@@ -203,21 +206,17 @@ impl Authority {
                 // An association is proven once; a client that wants another asks for a challenge.
                 return self.refuse(Refusal::Malformed, lines);
             }
-            match take(held, token, nt_hash, self.config.extended) {
-                Ok(()) => {}
-                Err(refusal) => {
-                    self.remove(number);
-                    return self.refuse(refusal, lines);
-                }
+            if let Err(refusal) = take(held, token, nt_hash, self.config.extended) {
+                self.remove(number);
+                return self.refuse(refusal, lines);
             }
-            if params.signature.is_empty() && self.config.version < 4 {
+            // Before version 4 an AUTHENTICATE goes without a signature.
+            held.version = params.version.map_or(held.version, |named| named.min(newest));
+            if params.signature.is_empty() && held.version < 4 {
                 return Check::Passed(Association(number));
             }
         }
-        let Some(held) = self.held.get_mut(&number) else {
-            return self.refuse(Refusal::NoAssociation, lines);
-        };
-        match verify(held, message, &params, self.config.version, &mut self.text) {
+        match verify(held, message, &params, &mut self.text) {
             Ok(()) => Check::Passed(Association(number)),
             Err(refusal) => self.refuse(refusal, lines),
         }
@@ -262,7 +261,7 @@ impl Authority {
         let seal =
             Params { realm: REALM.as_bytes(), target, rand: srand.text(), number, ..Params::default() };
         self.text.clear();
-        Signed::outgoing(outgoing).write(self.config.version, &seal, &mut self.text);
+        Signed::outgoing(outgoing).write(held.version, &seal, &mut self.text);
         let mut signature = keys.sign(Side::Server, &self.text);
         if wrongly {
             signature[4] ^= 1;
@@ -280,7 +279,7 @@ impl Authority {
         out.extend_from_slice(b", qop=\"auth\"");
         put(out, "targetname", target);
         put(out, "realm", REALM.as_bytes());
-        put_version(out, self.config.version);
+        put_version(out, held.version);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -302,7 +301,7 @@ impl Authority {
     }
 
     /// The second challenge: a CHALLENGE and the name of the association that it begins.
-    fn challenge(&mut self, connection: u64, filetime: u64, lines: &mut Vec<u8>) {
+    fn challenge(&mut self, connection: u64, version: u8, filetime: u64, lines: &mut Vec<u8>) {
         let (number, nonce) = (self.random(), self.random().to_le_bytes());
         if self.held.len() >= MAX_ASSOCIATIONS {
             while let Some(oldest) = self.order.pop_front() {
@@ -315,6 +314,7 @@ impl Authority {
         self.order.push_back(number);
         let held = Held {
             connection,
+            version,
             nonce,
             keys: None,
             account: Default::default(),
@@ -378,13 +378,12 @@ fn verify(
     held: &mut Held,
     message: &Message<'_>,
     params: &Params<'_>,
-    version: u8,
     text: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
     let keys = held.keys.as_ref().ok_or(Refusal::BadSignature)?;
     let signed = Signed::incoming(message).ok_or(Refusal::BadSignature)?;
     text.clear();
-    signed.write(version, params, text);
+    signed.write(held.version, params, text);
     let right = Hex::of_bytes(&keys.sign(Side::Client, text));
     if !params.signature.eq_ignore_ascii_case(right.text()) {
         return Err(Refusal::BadSignature);
