@@ -431,6 +431,9 @@ pub struct PoolLync {
     /// Version of [MS-SIPAE] that is offered
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
     pub sipae_version: u8,
+    /// Ask for a MIC in the NTLM answer, and refuse whoever sends none
+    #[arg(long)]
+    pub ntlm_mic: bool,
     /// Name (SAN or CN) of client certificates that are not challenged; may be given several times
     #[arg(long, requires = "tls_client_ca")]
     pub trusted_cn: Vec<String>,

@@ -55,6 +55,7 @@ fn lync(args: &cli::PoolLync) -> LyncConfig {
         nt_domain: args.nt_domain.clone(),
         schemes: args.schemes.clone(),
         sipae_version: args.sipae_version,
+        ntlm_mic: args.ntlm_mic,
         trusted_cn: args.trusted_cn.clone(),
         bare_containers: args.bare_containers,
         single_as_multipart: args.single_as_multipart,

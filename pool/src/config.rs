@@ -134,6 +134,9 @@ pub struct LyncConfig {
     pub schemes: Vec<LyncScheme>,
     /// Version of [MS-SIPAE] that is offered, 2 to 4.
     pub sipae_version: u8,
+    /// The NTLM challenge asks for a message integrity code (MsvAvFlags of [MS-NLMP] §2.2.2.1);
+    /// whoever brings none is refused, as if the password were wrong.
+    pub ntlm_mic: bool,
     /// Names (SAN or CN) of client certificates whose connections are not challenged.
     pub trusted_cn: Vec<String>,
     /// Containers 100 and 200 have no members at first, as on a fresh account.
@@ -166,6 +169,7 @@ impl Default for LyncConfig {
             nt_domain: None,
             schemes: vec![LyncScheme::Ntlm],
             sipae_version: 4,
+            ntlm_mic: false,
             trusted_cn: Vec::new(),
             bare_containers: false,
             single_as_multipart: false,

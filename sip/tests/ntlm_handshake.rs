@@ -5,6 +5,8 @@ use adsum_sip::ntlm::nt_hash;
 use adsum_sip::protection::{Attempts, Credentials, Incoming, Outgoing, Protection as _, Reading, Verdict};
 use adsum_sip::sipae::{Association, Authority, AuthorityConfig, Check, Ntlm, Refusal, SchemeName, offered};
 use adsum_sip::{Message, Scanner};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 struct Accounts;
 
@@ -181,6 +183,7 @@ fn config(version: u8, proxy: bool) -> AuthorityConfig {
         domain: "LOADLAB".to_owned(),
         proxy,
         extended: version > 2,
+        mic: false,
         key: 99,
     }
 }
@@ -253,6 +256,27 @@ fn the_version_of_a_client_is_that_of_its_association() {
     let rest = request.split_once("\r\nContent-Length").unwrap().1;
     let (check, _) = both.answer(format!("{bare}\r\nContent-Length{rest}").as_bytes());
     assert_eq!(check, Check::Challenged(Refusal::BadSignature));
+}
+
+#[test]
+fn a_server_may_ask_for_a_mic() {
+    for version in [2, 4] {
+        let mut both = Both::new(0, AuthorityConfig { mic: true, ..config(version, false) });
+        let association = both.log_on();
+        assert_eq!(both.round(b"SERVICE"), (Check::Passed(association), Reading::Accepted, None));
+    }
+    // Whoever changes what only the MIC covers (the flags) is refused.
+    let mut both = Both::new(0, AuthorityConfig { mic: true, ..config(3, false) });
+    both.round(b"REGISTER");
+    both.round(b"REGISTER");
+    let request = String::from_utf8(both.request(b"REGISTER")).unwrap();
+    let (head, rest) = request.split_once("gssapi-data=\"").unwrap();
+    let (token, rest) = rest.split_once('"').unwrap();
+    let mut token = BASE64_STANDARD.decode(token).unwrap();
+    token[60] ^= 4; // NTLMSSP_REQUEST_TARGET
+    let request = format!("{head}gssapi-data=\"{}\"{rest}", BASE64_STANDARD.encode(token));
+    assert_eq!(both.answer(request.as_bytes()).0, Check::Challenged(Refusal::WrongMic));
+    assert!(both.server.is_empty());
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub struct AuthorityConfig {
     pub proxy: bool,
     /// Signatures by HMAC; without, by CRC-32 as old servers have it.
     pub extended: bool,
+    /// Asks for a MIC, and refuses whoever brings none. One that is there is checked in any case.
+    pub mic: bool,
     /// What nonces, opaques and `srand` are made from.
     pub key: u64,
 }
@@ -55,6 +57,8 @@ pub enum Refusal {
     UnknownAccount,
     /// The response is that of another password.
     WrongPassword,
+    /// The code that covers CHALLENGE and AUTHENTICATE is not right, or missing.
+    WrongMic,
     /// What it sent is no AUTHENTICATE.
     Malformed,
     /// It named an association that there is not, or not on this connection.
@@ -80,6 +84,8 @@ struct Held {
     /// What its client named; without a word of it 2.
     version: u8,
     nonce: [u8; 8],
+    /// In its CHALLENGE.
+    filetime: u64,
     keys: Option<Keys>,
     /// NT domain and account name as the client gave them.
     account: (String, String),
@@ -206,7 +212,7 @@ impl Authority {
                 // An association is proven once; a client that wants another asks for a challenge.
                 return self.refuse(Refusal::Malformed, lines);
             }
-            if let Err(refusal) = take(held, token, nt_hash, self.config.extended) {
+            if let Err(refusal) = take(held, token, nt_hash, &self.config) {
                 self.remove(number);
                 return self.refuse(refusal, lines);
             }
@@ -316,23 +322,15 @@ impl Authority {
             connection,
             version,
             nonce,
+            filetime,
             keys: None,
             account: Default::default(),
             number: 0,
             highest: 0,
             seen: [0; WINDOW as usize / 64],
         };
+        let bytes = challenge_of(&self.config, &held);
         self.held.insert(number, held);
-        let host = self.config.target.split('.').next().unwrap_or("").to_uppercase();
-        let dns = self.config.target.split_once('.').map_or("", |(_, domain)| domain);
-        let mut info = Vec::new();
-        let time = (filetime > 0).then(|| filetime.to_le_bytes());
-        ntlm::write_target_info(&self.config.domain, &host, dns, &self.config.target, time, &mut info);
-        let name: Vec<u8> = self.config.domain.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let challenge =
-            Challenge { flags: flags(self.config.extended), nonce, target_name: &name, target_info: &info };
-        let mut bytes = Vec::new();
-        challenge.write(&mut bytes);
         self.begin(lines);
         put(lines, "opaque", Hex::of_bytes(&number.to_be_bytes()).text());
         put(lines, "gssapi-data", BASE64_STANDARD.encode(&bytes).as_bytes());
@@ -347,6 +345,26 @@ fn flags(extended: bool) -> u32 {
     if extended { OFFERED } else { OFFERED & !flag::EXTENDED_SESSION_SECURITY }
 }
 
+/// The CHALLENGE of an association; whenever it is asked for, the same.
+fn challenge_of(config: &AuthorityConfig, held: &Held) -> Vec<u8> {
+    let host = config.target.split('.').next().unwrap_or("").to_uppercase();
+    let dns = config.target.split_once('.').map_or("", |(_, domain)| domain);
+    let time = (held.filetime > 0).then(|| held.filetime.to_le_bytes());
+    let mut info = Vec::new();
+    ntlm::write_target_info(&config.domain, &host, dns, &config.target, time, config.mic, &mut info);
+    let name: Vec<u8> = config.domain.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let challenge = Challenge {
+        flags: flags(config.extended),
+        nonce: held.nonce,
+        target_name: &name,
+        target_info: &info,
+        bytes: b"",
+    };
+    let mut bytes = Vec::new();
+    challenge.write(&mut bytes);
+    bytes
+}
+
 fn opaque_number(opaque: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(opaque).ok().filter(|text| text.len() == 16)?;
     u64::from_str_radix(text, 16).ok()
@@ -357,13 +375,16 @@ fn take(
     held: &mut Held,
     token: &[u8],
     nt_hash: impl FnOnce(&str, &str) -> Option<[u8; 16]>,
-    extended: bool,
+    config: &AuthorityConfig,
 ) -> Result<(), Refusal> {
     let bytes = BASE64_STANDARD.decode(token).map_err(|_| Refusal::Malformed)?;
     let answer = Authenticate::read(&bytes).map_err(|_| Refusal::Malformed)?;
     let nt_hash = nt_hash(&answer.domain, &answer.user).ok_or(Refusal::UnknownAccount)?;
-    let keys = answer.verify(&held.nonce, flags(extended), &nt_hash).map_err(|error| match error {
+    let sent = challenge_of(config, held);
+    let challenge = Challenge::read(&sent).map_err(|_| Refusal::Malformed)?;
+    let keys = answer.verify(&challenge, &nt_hash).map_err(|error| match error {
         NtlmError::WrongResponse => Refusal::WrongPassword,
+        NtlmError::WrongMic => Refusal::WrongMic,
         _ => Refusal::Malformed,
     })?;
     held.keys = Some(keys);

@@ -94,6 +94,7 @@ impl Gate {
                 domain: nt_domain.clone(),
                 proxy: false,
                 extended: true,
+                mic: config.lync.ntlm_mic,
                 key: config.seed ^ 0x0bac_6a7e,
             }),
             before,
@@ -259,7 +260,7 @@ impl Lync {
         match refusal {
             Refusal::None | Refusal::NoAssociation => self.stats.challenged += 1,
             Refusal::Asked => {}
-            Refusal::UnknownAccount | Refusal::WrongPassword | Refusal::Malformed => {
+            Refusal::UnknownAccount | Refusal::WrongPassword | Refusal::WrongMic | Refusal::Malformed => {
                 self.stats.wrong_credentials += 1;
             }
             // The association stays: one forged message must not end it for its owner.
