@@ -487,6 +487,51 @@ fn an_account_without_a_password_is_told() {
     assert!(both.client.trouble().unwrap().contains("password"));
 }
 
+/// What was wrong with one challenge is not told of the next, which offers no NTLM at all.
+#[test]
+fn trouble_is_that_of_the_latest_challenge() {
+    let mut both = Both::new(0, config(4, false));
+    both.round(b"REGISTER");
+    let request = both.request(b"REGISTER");
+    let broken = b"WWW-Authenticate: NTLM realm=\"r\", targetname=\"t\", gssapi-data=\"%\", opaque=\"1\"\r\n";
+    let answer = message(&both.outgoing(b"REGISTER", 401), broken);
+    assert_eq!(both.read(&request, &answer).1, Some(Verdict::Unsupported));
+    assert!(both.client.trouble().unwrap().contains("base64"));
+    both.user = 1;
+    let request = both.request(b"REGISTER");
+    let answer = message(&both.outgoing(b"REGISTER", 401), b"WWW-Authenticate: Kerberos realm=\"r\"\r\n");
+    assert_eq!(both.read(&request, &answer).1, Some(Verdict::Unsupported));
+    assert_eq!(both.client.trouble(), None);
+}
+
+/// While a new association is proven the server has none to sign its requests with, or still
+/// the one before: what it tells meanwhile is not lost.
+#[test]
+fn what_the_server_tells_before_the_new_association_stands_is_taken() {
+    let mut both = Both::new(0, config(4, false));
+    let before = both.log_on();
+    let notify = Outgoing { from_tag: b"theirs", to_tag: b"ours", ..both.outgoing(b"BENOTIFY", 0) };
+    let mut old = Vec::new();
+    both.server.sign(before, &notify, false, &mut old);
+    let (old, bare) = (message(&notify, &old), message(&notify, b""));
+    both.server.forget(before);
+    both.attempts = Attempts::default();
+    both.round(b"SERVICE");
+    both.round(b"SERVICE");
+    // The answer to the challenge is about to be written, then on its way.
+    assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Unprotected; 2]);
+    let request = both.request(b"SERVICE");
+    assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Unprotected; 2]);
+    let (check, answer) = both.answer(&request);
+    let Check::Passed(association) = check else { panic!("{check:?}") };
+    assert_eq!(both.read(&request, &answer).0, Reading::Accepted);
+    // From now on everything is signed by the new one.
+    assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Refused; 2]);
+    let mut lines = Vec::new();
+    both.server.sign(association, &notify, false, &mut lines);
+    assert_eq!(both.read(b"", &message(&notify, &lines)).0, Reading::Accepted);
+}
+
 #[test]
 fn what_ends_is_forgotten() {
     let mut both = Both::new(0, config(4, false));

@@ -301,6 +301,7 @@ impl Protection for Ntlm {
         if self.held(user).is_some_and(|held| held.stage == Stage::Rejected) {
             return Verdict::Rejected;
         }
+        self.trouble = None;
         let proxy = incoming.message.code() == 407;
         let id = if proxy { HeaderId::ProxyAuthenticate } else { HeaderId::WwwAuthenticate };
         let Some((params, _)) = Params::of(incoming.message, &[id]) else { return Verdict::Unsupported };
@@ -411,8 +412,16 @@ impl Held {
             }
             return Reading::Unprotected;
         };
-        let Some((params, _)) = Params::of(message, &INFO).filter(|(params, _)| !params.signature.is_empty())
-        else {
+        let params = Params::of(message, &INFO)
+            .map(|(params, _)| params)
+            .filter(|params| !params.signature.is_empty());
+        // Until the server has proven the new association, it tells what happens under the one
+        // before, or under none: nothing of that may be lost.
+        let is_ours = params.is_some_and(|params| params.opaque == &self.opaque[..]);
+        if self.stage == Stage::Answered && code == 0 && !is_ours {
+            return Reading::Unprotected;
+        }
+        let Some(params) = params else {
             // Provisional answers and challenges are never signed, and before the handshake
             // has ended a refusal cannot be.
             let never = (100..200).contains(&code) || matches!(code, 401 | 407);
