@@ -315,3 +315,22 @@ fn nothing_is_kept_for_connections_that_are_gone() {
     world.disconnect(&kept);
     assert_eq!(world.stats().associations_now, 0);
 }
+
+/// Whoever proves himself again and again over one connection does not fill the pool's memory.
+#[test]
+fn handshakes_of_one_connection_are_bounded() {
+    let mut world = World::new(closed());
+    let mut client = Client::new(1, 1);
+    let mut last = None;
+    for _ in 0..300 {
+        let (text, keys) = ntlm::begin(&mut world, &mut client, &Account::of(1), 4);
+        assert_eq!(world.say(client.peer, &text)[0].code(), 200);
+        last = Some(keys);
+    }
+    let stats = world.stats();
+    assert_eq!((stats.associations, stats.associations_now, stats.associations_evicted), (300, 256, 44));
+    let request = client.subscribe("vnd-microsoft-roaming-self");
+    assert_eq!(tell(&mut world, &client, &mut last.unwrap(), &request)[0].code(), 200);
+    world.disconnect(&client);
+    assert_eq!(world.stats().associations_now, 0);
+}

@@ -3,7 +3,9 @@
 
 use adsum_sip::ntlm::nt_hash;
 use adsum_sip::protection::{Attempts, Credentials, Incoming, Outgoing, Protection as _, Reading, Verdict};
-use adsum_sip::sipae::{Association, Authority, AuthorityConfig, Check, Ntlm, Refusal, SchemeName, offered};
+use adsum_sip::sipae::{
+    Association, Authority, AuthorityConfig, Check, MAX_OF_CONNECTION, Ntlm, Refusal, SchemeName, offered,
+};
 use adsum_sip::{Message, Scanner};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -542,6 +544,29 @@ fn what_ends_is_forgotten() {
     assert_eq!((both.server.len(), both.server.evicted()), (200, 0));
     both.server.forget_connection(CONNECTION);
     assert!(both.server.is_empty());
+}
+
+/// Whoever begins again and again on one connection makes room for himself, not for others.
+#[test]
+fn a_connection_has_a_bounded_number_of_associations() {
+    let mut both = Both::new(0, config(4, false));
+    let standing = both.log_on();
+    let begin = b"REGISTER sip:a SIP/2.0\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: c\r\nCSeq: 1 REGISTER\r\n\
+        Authorization: NTLM qop=\"auth\", realm=\"r\", targetname=\"t\", gssapi-data=\"\", version=4\r\n\r\n";
+    let mut scanner = Scanner::new();
+    let begin = scanner.scan(begin).unwrap();
+    for n in 1..=MAX_OF_CONNECTION as u64 + 50 {
+        both.server.check(&begin, CONNECTION + 1, 0, known, &mut Vec::new());
+        let (left, evicted) = (n.min(MAX_OF_CONNECTION as u64), n.saturating_sub(MAX_OF_CONNECTION as u64));
+        assert_eq!((both.server.len() as u64, both.server.evicted()), (left + 1, evicted));
+    }
+    assert!(both.server.holds(standing));
+    assert_eq!(both.round(b"SERVICE").0, Check::Passed(standing));
+    // What goes with a connection is told.
+    both.server.forget_connection(CONNECTION + 1);
+    assert_eq!(both.server.len(), 1);
+    both.server.forget_connection(CONNECTION);
+    assert!(both.server.is_empty() && !both.server.holds(standing));
 }
 
 #[test]

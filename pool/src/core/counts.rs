@@ -118,6 +118,8 @@ pub struct Stats {
     pub associations: u64,
     /// `lync`: security associations and unfinished handshakes now.
     pub associations_now: u64,
+    /// `lync`: security associations that made room for others: too many, or too many of one connection.
+    pub associations_evicted: u64,
     /// `lync`: requests that were challenged because they carried no proof.
     pub challenged: u64,
     /// `lync`: wrong passwords, unknown accounts, broken tokens.
@@ -164,6 +166,7 @@ impl Stats {
         self.watches += lync.watches;
         self.associations += lync.associations;
         self.associations_now += lync.associations_now;
+        self.associations_evicted += lync.associations_evicted;
         self.challenged += lync.challenged;
         self.wrong_credentials += lync.wrong_credentials;
         self.bad_signatures += lync.bad_signatures;
@@ -203,6 +206,7 @@ impl fmt::Display for Stats {
             ("connections stuck", self.connections_stuck),
             ("stalls", self.stalls),
             ("associations", self.associations),
+            ("associations evicted", self.associations_evicted),
             ("challenged", self.challenged),
             ("wrong credentials", self.wrong_credentials),
             ("bad signatures", self.bad_signatures),

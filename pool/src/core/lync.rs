@@ -235,7 +235,9 @@ impl Lync {
             watches: self.watches.len() as u64,
             publications: self.stats.publications,
             document_bytes: self.document_bytes as u64,
+            associations: self.gate.made(),
             associations_now: self.gate.associations() as u64,
+            associations_evicted: self.gate.evicted(),
             ..self.stats.clone()
         }
     }

@@ -17,6 +17,9 @@ use crate::value;
 
 /// Associations at most; the oldest makes room. Clients without one are challenged anew.
 pub const MAX_ASSOCIATIONS: usize = 1 << 21;
+/// Of one connection at most, handshakes included; the oldest of it makes room. Clients have one for
+/// each user, and one more while they renew it.
+pub const MAX_OF_CONNECTION: usize = 256;
 /// Running numbers may come out of order within this many.
 const WINDOW: u32 = 256;
 
@@ -102,7 +105,9 @@ pub struct Authority {
     config: AuthorityConfig,
     counter: u64,
     held: HashMap<u64, Held>,
-    /// In the order in which they began, those that have ended among them.
+    /// Those of a connection, in the order in which they began.
+    connections: HashMap<u64, Vec<u64>>,
+    /// All, in the order in which they began, those that have ended among them.
     order: VecDeque<u64>,
     /// Associations that made room for others.
     evicted: u64,
@@ -117,6 +122,7 @@ impl Authority {
             config,
             counter: 0,
             held: HashMap::new(),
+            connections: HashMap::new(),
             order: VecDeque::new(),
             evicted: 0,
             text: Vec::new(),
@@ -151,21 +157,38 @@ impl Authority {
         self.remove(association.0);
     }
 
-    /// Forgets all of a connection, half-open ones too. Looks at every association.
+    /// True while this association is neither over nor forgotten.
+    #[must_use]
+    pub fn holds(&self, association: Association) -> bool {
+        self.held.contains_key(&association.0)
+    }
+
+    /// Forgets all of a connection, half-open ones too.
     pub fn forget_connection(&mut self, connection: u64) {
-        self.held.retain(|_, held| held.connection != connection);
+        for number in self.connections.remove(&connection).unwrap_or_default() {
+            self.held.remove(&number);
+        }
         self.trim();
     }
 
-    /// Associations that made room for others because there were [`MAX_ASSOCIATIONS`].
+    /// Associations that made room for others because there were [`MAX_ASSOCIATIONS`], or
+    /// [`MAX_OF_CONNECTION`] of one connection.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    fn remove(&mut self, number: u64) {
-        self.held.remove(&number);
+    /// True if it was there.
+    fn remove(&mut self, number: u64) -> bool {
+        let Some(held) = self.held.remove(&number) else { return false };
+        if let Some(own) = self.connections.get_mut(&held.connection) {
+            own.retain(|other| *other != number);
+            if own.is_empty() {
+                self.connections.remove(&held.connection);
+            }
+        }
         self.trim();
+        true
     }
 
     /// What has ended stays in the order until it is the larger part of it.
@@ -309,14 +332,15 @@ impl Authority {
     /// The second challenge: a CHALLENGE and the name of the association that it begins.
     fn challenge(&mut self, connection: u64, version: u8, filetime: u64, lines: &mut Vec<u8>) {
         let (number, nonce) = (self.random(), self.random().to_le_bytes());
-        if self.held.len() >= MAX_ASSOCIATIONS {
-            while let Some(oldest) = self.order.pop_front() {
-                if self.held.remove(&oldest).is_some() {
-                    self.evicted += 1;
-                    break;
-                }
-            }
+        let own = self.connections.get(&connection).map(Vec::as_slice).unwrap_or_default();
+        if let Some(oldest) = own.first().copied().filter(|_| own.len() >= MAX_OF_CONNECTION) {
+            self.evicted += u64::from(self.remove(oldest));
         }
+        while self.held.len() >= MAX_ASSOCIATIONS {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.evicted += u64::from(self.remove(oldest));
+        }
+        self.connections.entry(connection).or_default().push(number);
         self.order.push_back(number);
         let held = Held {
             connection,

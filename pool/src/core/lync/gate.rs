@@ -31,14 +31,6 @@ struct Proven {
     since: Time,
 }
 
-/// What was made over a connection.
-#[derive(Debug, Default)]
-struct Made {
-    proven: Vec<Association>,
-    /// Handshakes that were begun and neither proven nor refused.
-    begun: u32,
-}
-
 #[derive(Debug)]
 pub(super) struct Gate {
     authority: Authority,
@@ -51,8 +43,10 @@ pub(super) struct Gate {
     users: u32,
     wrong_share: f64,
     chance: Chance,
+    /// Some that are over may be among them, until they are the larger part.
     proven: HashMap<Association, Proven>,
-    connections: HashMap<u64, Made>,
+    /// All that were ever proven.
+    made: u64,
     /// Scratch: lines of a challenge.
     lines: Vec<u8>,
 }
@@ -106,7 +100,7 @@ impl Gate {
             wrong_share: config.lync.wrong_rspauth,
             chance: Chance::new(config.seed ^ 0x6a7e),
             proven: HashMap::new(),
-            connections: HashMap::new(),
+            made: 0,
             lines: Vec::new(),
         }
     }
@@ -116,16 +110,25 @@ impl Gate {
         self.authority.len()
     }
 
+    /// Associations that were proven.
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Associations that made room for others.
+    pub(super) fn evicted(&self) -> u64 {
+        self.authority.evicted()
+    }
+
     /// A connection is gone, and all that was made over it.
     pub(super) fn disconnected(&mut self, connection: u64) {
-        let Some(made) = self.connections.remove(&connection) else { return };
-        for association in &made.proven {
-            self.proven.remove(association);
-            self.authority.forget(*association);
-        }
-        // It has to look for these among all that there are.
-        if made.begun > 0 {
-            self.authority.forget_connection(connection);
+        self.authority.forget_connection(connection);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        if self.proven.len() > 2 * self.authority.len() + 64 {
+            self.proven.retain(|association, _| self.authority.holds(*association));
         }
     }
 
@@ -138,9 +141,6 @@ impl Gate {
         {
             self.proven.remove(&named);
             self.authority.forget(named);
-            if let Some(made) = self.connections.get_mut(&connection) {
-                made.proven.retain(|other| *other != named);
-            }
         }
         let filetime = (unix_ms + EPOCHS_APART * 1_000) * 10_000;
         let (nt_domain, sip_domain, users) = (&self.nt_domain, &self.domain, self.users);
@@ -150,25 +150,15 @@ impl Gate {
             write_user(number, &mut password);
             Some(ntlm::nt_hash(std::str::from_utf8(&password).ok()?))
         };
-        let before = self.authority.len();
         let check = self.authority.check(message, connection, filetime, hash, &mut self.lines);
-        match check {
-            Check::Challenged(Refusal::Asked) => {
-                self.connections.entry(connection).or_default().begun += 1;
-            }
-            Check::Challenged(_) if self.authority.len() < before => {
-                let made = self.connections.entry(connection).or_default();
-                made.begun = made.begun.saturating_sub(1);
-            }
-            Check::Passed(association) if !self.proven.contains_key(&association) => {
-                let (domain, user) = self.authority.account(association).unwrap_or_default();
-                let user = account(domain, user, &self.nt_domain, &self.domain, self.users).unwrap_or(0);
-                self.proven.insert(association, Proven { user, since: now });
-                let made = self.connections.entry(connection).or_default();
-                made.proven.push(association);
-                made.begun = made.begun.saturating_sub(1);
-            }
-            _ => {}
+        if let Check::Passed(association) = check
+            && !self.proven.contains_key(&association)
+        {
+            let (domain, user) = self.authority.account(association).unwrap_or_default();
+            let user = account(domain, user, &self.nt_domain, &self.domain, self.users).unwrap_or(0);
+            self.proven.insert(association, Proven { user, since: now });
+            self.made += 1;
+            self.trim();
         }
         check
     }
@@ -196,7 +186,7 @@ impl Gate {
         out: &mut Vec<u8>,
         stats: &mut Stats,
     ) {
-        if !self.proven.contains_key(&association) {
+        if !self.authority.holds(association) {
             return;
         }
         let wrongly = self.chance.hit(self.wrong_share);
@@ -234,7 +224,6 @@ impl Lync {
             return Ok(None);
         }
         let unix_ms = self.clock.unix_ms(now);
-        let before = self.gate.proven.len();
         // Whom nobody can verify here is as good as without credentials.
         let check = if self.gate.takes_ntlm {
             self.gate.look(now, unix_ms, number, message)
@@ -244,7 +233,6 @@ impl Lync {
         };
         let refusal = match check {
             Check::Passed(association) => {
-                self.stats.associations += u64::from(self.gate.proven.len() > before);
                 self.reserved = self.gate.authority.reserve(association);
                 if self.gate.proven.get(&association).is_some_and(|p| p.user == sender) {
                     return Ok(Some(association));
