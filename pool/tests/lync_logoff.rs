@@ -75,6 +75,21 @@ fn the_end_of_a_registration_is_one_too() {
     assert_eq!((sent[0].peer, sent[0].availabilities()), (watcher.peer, vec![18_500]));
 }
 
+/// A refresh may ask for less: what was granted last counts.
+#[test]
+fn a_registration_ends_when_its_latest_200_says() {
+    let mut world = World::new(open());
+    let mut client = world.client(1, 1);
+    let long = client.register().line("Expires: 900");
+    world.ok(&client, &long);
+    let short = client.register().line("Expires: 300");
+    assert_eq!(world.ok(&client, &short).0.header("Expires"), "300");
+    world.pass(299 * SECOND);
+    assert_eq!(world.stats().registrations, 1);
+    world.pass(SECOND + MS);
+    assert_eq!(world.stats().registrations, 0);
+}
+
 #[test]
 fn a_user_with_two_endpoints_stays_on_line_with_the_other() {
     let mut world = World::new(open());

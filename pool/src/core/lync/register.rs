@@ -256,9 +256,11 @@ impl Lync {
         }
     }
 
+    /// Sets the timer, unless one is set that comes early enough.
     fn arm_endpoint(&mut self, slot: u32) {
         let Some(endpoint) = self.endpoints.get_mut(slot) else { return };
-        if !endpoint.timer.is_set() {
+        if self.timers.due(endpoint.timer).is_none_or(|due| endpoint.expires < due) {
+            self.timers.cancel(&mut endpoint.timer);
             endpoint.timer = self.timers.insert(endpoint.expires, Due::Endpoint(slot));
         }
     }
