@@ -131,11 +131,13 @@ struct Reply {
     tag: Tag,
     /// The `Expires` header, which is signed.
     expires: Option<u32>,
+    /// It stands for a notification, as `ms-piggyback-cseq` says.
+    is_notification: bool,
 }
 
 impl Reply {
     fn new(code: u16) -> Self {
-        Reply { code, at: Time(0), tag: Tag::Own, expires: None }
+        Reply { code, at: Time(0), tag: Tag::Own, expires: None, is_notification: false }
     }
 }
 
@@ -294,10 +296,22 @@ impl Lync {
         let (mut reply, association) = self.answer(now, peer, method, uri, message, out);
         let delay = self.config.answer_delay.map_or(0, |delay| delay.draw(&mut self.chance));
         reply.at = reply.at.max(now) + delay;
+        self.follow(reply);
         let bytes = self.rendered(reply, association, message, peer);
         self.sent.count(row(method), reply.code);
         // The answer first, then the notifications that it causes.
         out.insert(first, Out { peer, bytes, at: reply.at, notify: false });
+    }
+
+    /// A 200 that is a notification itself, and leaves late: the next ones of its dialog wait for it.
+    fn follow(&mut self, reply: Reply) {
+        if let Tag::Dialog(slot, generation) = reply.tag
+            && reply.is_notification
+            && self.dialogs.generation(slot) == generation
+            && let Some(dialog) = self.dialogs.get_mut(slot)
+        {
+            dialog.last_notify = dialog.last_notify.max(reply.at);
+        }
     }
 
     fn answer(

@@ -145,6 +145,7 @@ impl Lync {
         let reply = Reply {
             tag: Tag::Dialog(slot, generation),
             expires: Some(granted),
+            is_notification: self.piggybacks(message),
             ..self.accepted(peer, package, granted, message)
         };
         self.tell_first(now, slot, content, message, out);
