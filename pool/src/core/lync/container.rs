@@ -240,7 +240,7 @@ impl Lync {
                 self.tell_watch(now, now, watch, categories, out);
             }
         }
-        self.tell_self(now, user, 0, &[], true, out);
+        self.tell_self(now, now, user, 0, &[], true, out);
         Reply::new(200)
     }
 

@@ -14,7 +14,7 @@ use super::{Lync, Out};
 
 impl Lync {
     /// Something about a user is stored or gone: aggregates first, then whoever
-    /// is to know, watchers not before `ready`.
+    /// is to know, nobody before `ready`.
     pub(super) fn commit(
         &mut self,
         now: Time,
@@ -24,7 +24,7 @@ impl Lync {
         out: &mut Vec<Out>,
     ) {
         self.aggregate(now, user, touched);
-        self.tell_self(now, user, touched.categories(), touched.pairs(), false, out);
+        self.tell_self(now, ready, user, touched.categories(), touched.pairs(), false, out);
         self.tell_watchers(now, ready, user, touched, out);
     }
 
@@ -54,11 +54,13 @@ impl Lync {
         }
     }
 
-    /// BENOTIFY to all self-subscriptions of a user: all instances of these
-    /// categories, and the containers if they changed.
+    /// BENOTIFY to all self-subscriptions of a user, not before `ready`: all
+    /// instances of these categories, and the containers if they changed.
+    #[expect(clippy::too_many_arguments, reason = "what, about whom, when and into what")]
     pub(super) fn tell_self(
         &mut self,
         now: Time,
+        ready: Time,
         user: u32,
         categories: Categories,
         touched: &[(Category, u16)],
@@ -75,7 +77,7 @@ impl Lync {
         let kept = std::mem::take(&mut self.body);
         self.write_roaming(user, categories, touched, containers);
         for slot in own {
-            self.notify(now, now, slot, Content::RoamingSelf, true, out);
+            self.notify(now, ready, slot, Content::RoamingSelf, true, out);
         }
         self.body = kept;
     }
