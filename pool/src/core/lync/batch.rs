@@ -55,6 +55,8 @@ enum Verdict {
     NoResource,
     /// The fault knob: to be asked directly.
     Resubscribe,
+    /// A bound: too many are watched already.
+    Refused,
     /// Not to be watched any more.
     Leave(u32),
 }
@@ -133,13 +135,17 @@ impl Lync {
             && (mix(self.config.seed ^ mix(u64::from(user))) >> 11) as f64 / (1u64 << 53) as f64 <= share
     }
 
-    /// Begins, changes and ends watches; what is too many is counted and not watched.
-    pub(super) fn watch(&mut self, dialog: u32, entries: &[Entry]) {
+    /// Begins, changes and ends watches; who is too many is counted and told to be refused.
+    pub(super) fn watch(&mut self, dialog: u32, entries: &mut [Entry]) {
         for entry in entries {
             match entry.verdict {
                 Verdict::Active(publisher, categories) => match self.watched(dialog, publisher) {
                     Some(slot) => self.watches[slot].categories = categories,
-                    None => self.link(dialog, publisher, categories),
+                    None if self.has_room(dialog) => self.link(dialog, publisher, categories),
+                    None => {
+                        self.stats.refused += 1;
+                        entry.verdict = Verdict::Refused;
+                    }
                 },
                 Verdict::Leave(publisher) => {
                     if let Some(slot) = self.watched(dialog, publisher) {
@@ -147,7 +153,7 @@ impl Lync {
                         self.unlink(slot);
                     }
                 }
-                Verdict::NoResource => {}
+                Verdict::NoResource | Verdict::Refused => {}
                 Verdict::Resubscribe => self.stats.resubscribes += 1,
             }
         }
@@ -158,11 +164,11 @@ impl Lync {
         all.iter().copied().find(|slot| self.watches[*slot].publisher == publisher)
     }
 
+    fn has_room(&self, dialog: u32) -> bool {
+        self.watches.len() < MAX_WATCHES && self.dialogs[dialog].watches.len() < MAX_RESOURCES
+    }
+
     fn link(&mut self, dialog: u32, publisher: u32, categories: Categories) {
-        if self.watches.len() >= MAX_WATCHES || self.dialogs[dialog].watches.len() >= MAX_RESOURCES {
-            self.stats.refused += 1;
-            return;
-        }
         let watch = Watch { dialog, publisher, categories, held: 0, previous: NONE, next: NONE };
         let (slot, _) = self.watches.insert(watch);
         self.dialogs[dialog].watches.push(slot);
@@ -232,6 +238,9 @@ impl Lync {
                     body.extend_from_slice(b"\"/>");
                 }
                 Verdict::Resubscribe => body.extend_from_slice(b"<instance id=\"0\" state=\"resubscribe\"/>"),
+                Verdict::Refused => {
+                    body.extend_from_slice(b"<instance id=\"0\" state=\"terminated\" reason=\"rejected\"/>")
+                }
                 Verdict::NoResource | Verdict::Leave(_) => {
                     body.extend_from_slice(
                         b"<instance id=\"0\" state=\"terminated\" reason=\"noresource\"/>",

@@ -122,7 +122,7 @@ impl Lync {
                 self.refusal(403, 2004, "Subscriber not authorised to subscribe")
             };
         };
-        let entries = match self.entries(package, own, known, message) {
+        let mut entries = match self.entries(package, own, known, message) {
             Ok(entries) => entries,
             Err(reply) => return reply,
         };
@@ -139,7 +139,7 @@ impl Lync {
         }
         self.dialogs[slot].expires = now + u64::from(granted) * SECOND;
         self.arm_dialog(slot);
-        self.watch(slot, &entries);
+        self.watch(slot, &mut entries);
         let content = self.first(user, package, &entries, !is_new && message.body().is_empty(), slot);
         let generation = self.dialogs.generation(slot);
         let reply = Reply {
