@@ -161,6 +161,8 @@ fn a_user_has_eight_endpoints_and_a_ninth_takes_the_place_of_the_oldest() {
     assert_eq!(others.len(), 1);
     assert_eq!(others[0].peer, first.peer);
     assert_eq!(others[0].header("Event"), "registration-notify");
+    assert_eq!(others[0].body(), "deregistered;event=deactivated");
+    assert!(others[0].all("ms-diagnostics-public").is_empty(), "nobody disabled the user");
 }
 
 #[test]

@@ -189,7 +189,13 @@ impl Lync {
                         "member: type is user or domain with a value, or sameEnterprise, federated, publicCloud, everyone",
                     );
                 };
+                if members.len() >= MAX_MEMBERS {
+                    return self.refuse(403, 4008, "too many containers or members");
+                }
                 members.push((adds, member));
+            }
+            if changes.len() >= MAX_CONTAINERS {
+                return self.refuse(403, 4008, "too many containers or members");
             }
             changes.push(Change { id, version, members });
         }

@@ -190,7 +190,8 @@ impl Lync {
     }
 
     /// The end of a registration that the client did not ask for
-    /// ([MS-SIPREGE] §4.1.3), in the dialog that its REGISTER began.
+    /// ([MS-SIPREGE] §4.1.3), in the dialog that its REGISTER began. Only a user who was
+    /// `rejected` is said to be disabled; what a server says to others is not documented.
     pub(super) fn notify_deregistered(&mut self, now: Time, slot: u32, event: &[u8], out: &mut Vec<Out>) {
         let mut bytes = self.buffer();
         let mut tag = Vec::with_capacity(16);
@@ -214,8 +215,11 @@ impl Lync {
         if let Some(association) = endpoint.association {
             self.gate.sign(association, None, &head.outgoing(), &mut bytes, &mut self.stats);
         }
+        if event == b"rejected" {
+            bytes.extend_from_slice(b"ms-diagnostics-public: 4141;reason=\"User disabled\"\r\n");
+        }
         bytes.extend_from_slice(
-            b"ms-diagnostics-public: 4141;reason=\"User disabled\"\r\nEvent: registration-notify\r\n\
+            b"Event: registration-notify\r\n\
               subscription-state: terminated;expires=0\r\nContent-Type: text/registration-event\r\nContent-Length: ",
         );
         write_number(b"deregistered;event=".len() as u64 + event.len() as u64, &mut bytes);
