@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use adsum_pool::PoolConfig;
 use adsum_pool::config::LyncScheme;
 use common::lync::{Client, World, machine, note, open};
@@ -210,6 +212,48 @@ fn an_association_belongs_to_its_connection_its_account_and_its_time() {
         assert_eq!(sent[0].code(), if ten_minutes <= 48 { 200 } else { 401 }, "{ten_minutes}");
         world.pass(600 * SECOND);
     }
+}
+
+/// By knob it is over sooner: the next request is challenged from the beginning, and a handshake later
+/// everything is as it was. Until then its owner is told under the old one.
+#[test]
+fn by_knob_associations_end_in_the_middle_of_everything() {
+    let mut config = closed();
+    config.lync.association_lifetime = Duration::from_secs(30);
+    let mut world = World::new(config);
+    let (mut alice, mut keys) = sign_on(&mut world, 1, 1, 4);
+    let request = alice.subscribe("vnd-microsoft-roaming-self");
+    assert_eq!(tell(&mut world, &alice, &mut keys, &request)[0].code(), 200);
+    world.pass(20 * SECOND);
+    let (mut other, mut other_keys) = sign_on(&mut world, 1, 2, 4);
+    world.pass(11 * SECOND);
+    // Told, and signed: nobody has asked anything yet.
+    let request = other.publish(&[note(200, 0, "x")]);
+    let sent = tell(&mut world, &other, &mut other_keys, &request);
+    assert!(sent.iter().any(|m| m.is_benotify() && m.peer == alice.peer && keys.proves(m)));
+    let request = alice.publish(&[note(200, 1, "y")]);
+    let sent = tell(&mut world, &alice, &mut keys, &request);
+    assert_eq!((sent.len(), sent[0].code()), (1, 401));
+    assert_eq!(parameter(&sent[0].header("WWW-Authenticate"), "opaque"), None);
+    let (text, mut keys) = ntlm::begin(&mut world, &mut alice, &Account::of(1), 4);
+    assert_eq!(world.say(alice.peer, &text)[0].code(), 200);
+    let request = alice.publish(&[note(200, 1, "y")]);
+    let sent = tell(&mut world, &alice, &mut keys, &request);
+    assert_eq!(sent[0].code(), 200);
+    assert!(sent.iter().any(|m| m.is_benotify() && m.peer == alice.peer && keys.proves(m)));
+    assert_eq!((world.stats().subscriptions, world.stats().associations), (1, 3));
+}
+
+#[test]
+fn by_knob_a_mic_is_asked_for() {
+    let mut config = closed();
+    config.lync.ntlm_mic = true;
+    let mut world = World::new(config);
+    let mut client = Client::new(1, 1);
+    // This client copies what it was told, and makes none.
+    let (text, _) = ntlm::begin(&mut world, &mut client, &Account::of(1), 4);
+    assert_eq!(world.say(client.peer, &text)[0].code(), 401);
+    assert_eq!((world.stats().wrong_credentials, world.stats().associations_now), (1, 0));
 }
 
 #[test]

@@ -108,6 +108,8 @@ pub struct Stats {
     pub not_sent: u64,
     /// Connections that were refused because there are too many.
     pub connections_refused: u64,
+    /// Times that no connection could be taken, as when no file descriptor is left; tried again after 10 ms.
+    pub accept_errors: u64,
     /// Connections that were closed because their peer does not read.
     pub connections_stuck: u64,
     /// Times that everything was frozen on purpose.
@@ -203,6 +205,7 @@ impl fmt::Display for Stats {
             ("reordered", self.reordered),
             ("not sent", self.not_sent),
             ("connections refused", self.connections_refused),
+            ("accept errors", self.accept_errors),
             ("connections stuck", self.connections_stuck),
             ("stalls", self.stalls),
             ("associations", self.associations),

@@ -8,7 +8,7 @@ mod world;
 use std::time::Duration;
 
 use adsum_pool::PoolConfig;
-use adsum_pool::config::{Dialect as Spoken, LyncConfig, LyncScheme};
+use adsum_pool::config::{Delay, Dialect as Spoken, LyncConfig, LyncScheme};
 use adsum_pool::core::Core;
 use adsum_presence::Contacts;
 use adsum_presence::contacts::Graph;
@@ -99,9 +99,30 @@ fn every_version_of_the_signatures() {
     }
 }
 
+/// Associations end again and again, whatever is under way: nothing fails, is lost or counted twice.
+#[test]
+fn associations_that_end_are_renewed() {
+    for seed in 0..4 {
+        // A request takes 140 ms at most, a handshake three of them.
+        let setup = Setup::new(seed, Kind::Workflow, 20)
+            .knobs(|pool| pool.answer_delay = Some(Delay::Fixed(Duration::from_millis(100))))
+            .lync(|lync| lync.association_lifetime = Duration::from_millis(450 + 50 * seed));
+        let world = workflows(setup);
+        let users = &world.users;
+        assert_eq!(users.of(Counter::WorkflowOk), users.of(Counter::Sent), "{:?}", users.failures);
+        assert_eq!(users.of(Counter::Delivered), users.of(Counter::Expected));
+        assert_eq!(users.of(Counter::AuthMismatch), 0);
+        let stats = world.pool.stats();
+        assert!(stats.associations > 3 * users.of(Counter::Sent), "{stats:?}");
+        assert_eq!((stats.bad_signatures, stats.wrong_credentials), (0, 0), "{stats:?}");
+        world.pool_is_empty();
+    }
+}
+
 #[test]
 fn servers_that_answer_otherwise_are_as_good() {
-    let change: [fn(&mut LyncConfig); 6] = [
+    let change: [fn(&mut LyncConfig); 7] = [
+        |lync| lync.ntlm_mic = true,
         |lync| lync.no_piggyback = true,
         |lync| lync.notify_instead = true,
         |lync| lync.single_as_multipart = true,

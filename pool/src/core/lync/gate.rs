@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use adsum_sip::protection::Outgoing;
 use adsum_sip::sipae::{Authority, AuthorityConfig, Check, REALM, Refusal};
-use adsum_sip::time::{SECOND, Time};
+use adsum_sip::time::Time;
 use adsum_sip::{Message, ntlm};
 
 pub(super) use adsum_sip::sipae::Association;
@@ -19,8 +19,6 @@ use super::super::ids::write_user;
 use super::clock::write_http_date;
 use super::{Lync, Peer, Reply};
 
-/// After which everybody has to prove who he is anew, as servers want it.
-const LIFETIME: u64 = 8 * 3_600 * SECOND;
 /// Seconds from 1601, where FILETIME begins, to 1970.
 const EPOCHS_APART: u64 = 11_644_473_600;
 
@@ -41,6 +39,7 @@ pub(super) struct Gate {
     nt_domain: String,
     domain: String,
     users: u32,
+    lifetime: u64,
     wrong_share: f64,
     chance: Chance,
     /// Some that are over may be among them, until they are the larger part.
@@ -97,6 +96,7 @@ impl Gate {
             nt_domain,
             domain: config.domain.clone(),
             users: config.users,
+            lifetime: u64::try_from(config.lync.association_lifetime.as_nanos()).unwrap_or(u64::MAX),
             wrong_share: config.lync.wrong_rspauth,
             chance: Chance::new(config.seed ^ 0x6a7e),
             proven: HashMap::new(),
@@ -137,7 +137,7 @@ impl Gate {
     fn look(&mut self, now: Time, unix_ms: u64, connection: u64, message: &Message<'_>) -> Check {
         self.lines.clear();
         if let Some(named) = self.authority.named(message, connection)
-            && self.proven.get(&named).is_some_and(|p| now.since(p.since) > LIFETIME)
+            && self.proven.get(&named).is_some_and(|p| now.since(p.since) > self.lifetime)
         {
             self.proven.remove(&named);
             self.authority.forget(named);
