@@ -346,10 +346,18 @@ impl Lync {
             self.line(b"Contact", contact.as_bytes());
             return (Reply::new(301), None);
         }
+        let made = self.gate.made();
         let association = match self.admit(now, peer, sender, message) {
             Ok(association) => association,
             Err(refused) => return refused,
         };
+        // Any request may renew an association: what its endpoint is told is signed under it from now on.
+        if self.gate.made() > made
+            && let Some(slot) = self.sender(sender, peer, message)
+            && let Some(endpoint) = self.endpoints.get_mut(slot).filter(|e| e.peer == peer)
+        {
+            endpoint.association = association;
+        }
         if let Err(reply) = self.acceptable(method, message) {
             return (reply, association);
         }

@@ -119,6 +119,20 @@ fn associations_that_end_are_renewed() {
     }
 }
 
+/// Whichever request renews it, what follows is signed under the new one, and nobody misses anything.
+#[test]
+fn held_users_renew_their_associations() {
+    let setup = Setup::new(8, Kind::Held, 5);
+    let mut world = held(setup.lync(|lync| lync.association_lifetime = Duration::from_secs(35)), 60);
+    let users = &world.users;
+    assert!(users.failures.is_empty(), "{:?}", users.failures);
+    assert_eq!((users.of(Counter::PublishOk), users.of(Counter::Missed)), (60, 0));
+    assert_eq!(users.of(Counter::AuthMismatch), 0);
+    assert!(world.pool.stats().associations >= 20, "{:?}", world.pool.stats());
+    world.sign_off_all();
+    world.pool_is_empty();
+}
+
 #[test]
 fn servers_that_answer_otherwise_are_as_good() {
     let change: [fn(&mut LyncConfig); 7] = [
