@@ -364,6 +364,19 @@ fn wrong_signatures_count_as_never_received() {
     assert_eq!(users.of(Counter::AuthMismatch), mismatches);
 }
 
+/// Nobody looks for a firewall who is told that answers came, and what was wrong with them.
+#[test]
+fn who_drops_answers_for_their_signatures_says_so() {
+    let setup = Setup::new(8, Kind::Workflow, 4);
+    let world = workflows(setup.lync(|lync| lync.wrong_rspauth = 1.0));
+    let failures = &world.users.failures;
+    assert!(failures.iter().any(|f| f.starts_with("register auth:mismatch ")), "{failures:?}");
+    for failure in failures.iter().filter(|f| f.starts_with("register auth:mismatch ")) {
+        assert!(failure.contains("signature") && failure.contains("dropped"), "{failure}");
+    }
+    assert!(!failures.iter().any(|f| f.contains("nothing answers")), "{failures:?}");
+}
+
 #[test]
 fn users_that_the_server_signs_off_come_back() {
     let setup = Setup::new(8, Kind::Held, 5);

@@ -211,6 +211,7 @@ impl Population {
             host.count(stage, Counter::AuthMismatch, stamp, 1);
             if self.protection.drops_refused() {
                 // As if it had never come: the transaction waits on.
+                self.transactions[slot].tried |= tried::MISSIGNED;
                 return host.message_received(method, code, false);
             }
         }
@@ -483,6 +484,14 @@ impl Population {
                 } else {
                     crate::diagnosis::of_schemes(message, &mut diagnosis);
                 }
+            }
+            Outcome::TimedOut if order.tried & tried::MISSIGNED != 0 => {
+                failure.code = "auth:mismatch";
+                failure.reason = b"no answer within 32 s whose signature is right";
+                diagnosis.extend_from_slice(
+                    b"answers came and were dropped: their signature (rspauth) is wrong or missing; \
+                      look for what changes messages on their way, or answers in the pool's stead",
+                );
             }
             Outcome::TimedOut => {
                 failure.code = "timeout:transaction";

@@ -258,6 +258,8 @@ pub(super) mod tried {
     pub const CORRECTED: u8 = 8;
     /// The two bits.
     pub const CORRECTIONS: u8 = 24;
+    /// `lync`: an answer came whose signature was not right; it was dropped.
+    pub const MISSIGNED: u8 = 64;
 }
 
 /// One request on its way.
