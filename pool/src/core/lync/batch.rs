@@ -1,11 +1,11 @@
 //! Batch subscriptions ([MS-PRES] §2.2.2.4.1): who is watched in a dialog, and
 //! the list that answers them.
 
-use adsum_presence::slab::NONE;
 use adsum_sip::ids::mix;
 use adsum_sip::{HeaderId, Message};
 
 use super::super::ids::write_user;
+use super::super::list::{Linked, Links};
 use super::category::{self, Categories};
 use super::dialog::Package;
 use super::doc::{self, Tree};
@@ -29,8 +29,14 @@ pub(super) struct Watch {
     categories: Categories,
     /// With `hold_notify`: what has to be told.
     pub(super) held: Categories,
-    previous: u32,
-    pub(super) next: u32,
+    /// In the list of those who watch the same user.
+    pub(super) links: Links,
+}
+
+impl Linked for Watch {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
 }
 
 impl Watch {
@@ -169,30 +175,18 @@ impl Lync {
     }
 
     fn link(&mut self, dialog: u32, publisher: u32, categories: Categories) {
-        let watch = Watch { dialog, publisher, categories, held: 0, previous: NONE, next: NONE };
+        let watch = Watch { dialog, publisher, categories, held: 0, links: Links::default() };
         let (slot, _) = self.watches.insert(watch);
         self.dialogs[dialog].watches.push(slot);
-        let last = std::mem::replace(&mut self.user(publisher).last_watch, slot);
-        self.watches[slot].previous = last;
-        match self.watches.get_mut(last) {
-            Some(before) => before.next = slot,
-            None => self.user(publisher).first_watch = slot,
-        }
+        self.users.entry(publisher).watchers.push(slot, &mut self.watches);
     }
 
     /// Takes a watch out of its publisher's list; its dialog forgets it by itself.
     pub(super) fn unlink(&mut self, slot: u32) {
         let Some(watch) = self.watches.get(slot) else { return };
-        let (before, after, publisher) = (watch.previous, watch.next, watch.publisher);
+        let (links, publisher) = (watch.links, watch.publisher);
         self.watches.release(slot);
-        match self.watches.get_mut(before) {
-            Some(watch) => watch.next = after,
-            None => self.user(publisher).first_watch = after,
-        }
-        match self.watches.get_mut(after) {
-            Some(watch) => watch.previous = before,
-            None => self.user(publisher).last_watch = before,
-        }
+        self.users.entry(publisher).watchers.remove(links, &mut self.watches);
     }
 
     /// All that a dialog is about.

@@ -338,12 +338,9 @@ impl Lync {
         found.into_iter().for_each(|other| self.remove_dialog(other));
     }
 
-    /// Sets the timer, unless one is set that comes early enough.
     pub(super) fn arm_dialog(&mut self, slot: u32) {
-        let Some(dialog) = self.dialogs.get_mut(slot) else { return };
-        if self.timers.due(dialog.timer).is_none_or(|due| dialog.expires < due) {
-            self.timers.cancel(&mut dialog.timer);
-            dialog.timer = self.timers.insert(dialog.expires, Due::Dialog(slot));
+        if let Some(dialog) = self.dialogs.get_mut(slot) {
+            self.timers.arm(&mut dialog.timer, dialog.expires, Due::Dialog(slot));
         }
     }
 

@@ -11,7 +11,6 @@ use super::super::ids::write_number;
 use super::dialog::{Dialog, Package, Piece};
 use super::register::Piece as Of;
 use super::{Lync, Out, Peer};
-use std::cmp::Reverse;
 
 /// Media types of what is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,7 +262,7 @@ impl Lync {
         let generation = self.watches.generation(slot);
         let Some(watch) = self.watches.get_mut(slot) else { return };
         if watch.held == 0 {
-            self.merged.push(Reverse((at, slot, generation)));
+            self.timers.hold(at, slot, generation);
         }
         watch.held |= touched;
     }
