@@ -362,6 +362,10 @@ fn wrong_signatures_count_as_never_received() {
     assert!(users.of(Counter::AuthMismatch) > 0, "{:?}", users.counts);
     let mismatches = world.pool.stats().wrong_signatures;
     assert_eq!(users.of(Counter::AuthMismatch), mismatches);
+    // Nor does the pool keep anybody in the dark then.
+    let mut missed = users.failures.iter().filter(|f| f.starts_with("notify timeout:notify")).peekable();
+    assert!(missed.peek().is_some(), "{:?}", users.failures);
+    assert!(missed.all(|f| f.contains("their signature (rspauth) is wrong")), "{:?}", users.failures);
 }
 
 /// Nobody looks for a firewall who is told that answers came, and what was wrong with them.

@@ -25,6 +25,8 @@ pub(super) mod own {
     pub const LACKS_MEMBERS: u8 = 4;
     /// It asked for that to be changed, once.
     pub const ASKED_MEMBERS: u8 = 8;
+    /// Something that it was told was dropped because of its signature.
+    pub const MISSIGNED: u8 = 32;
 }
 
 /// All that only this dialect keeps.

@@ -10,6 +10,7 @@
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message};
 
+use super::lync_state::own;
 use super::request::{Order, Outcome};
 use super::state::{Publication, Purpose, Waiting, has, is, tried};
 use super::{LEAST_LIFETIME, Population, Timer, some};
@@ -267,15 +268,21 @@ impl Population {
                     break;
                 }
             }
+            let missigned = self.endpoint(user).is_some_and(|endpoint| endpoint.is(own::MISSIGNED));
             host.failed(&Failure {
                 activity: Activity::Notify,
                 stage,
                 class: Class::Pool,
                 code: "timeout:notify",
                 reason: reason.as_bytes(),
-                diagnosis:
+                diagnosis: if missigned {
+                    b"notifications came and were dropped: their signature (rspauth) is wrong or missing; \
+                    look for what changes messages on their way, or answers in the pool's stead"
+                } else {
                     b"the pool took the publication and did not tell the subscriber: look at its presence \
-                    service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)",
+                    service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)"
+                        as &[u8]
+                },
                 user,
                 at: now,
                 request: b"",
