@@ -423,8 +423,9 @@ proptest! {
         resubscribe in prop::sample::select(vec![0.0, 0.0, 0.5, 1.0]),
         dismissed in prop::sample::select(vec![None, None, Some(3), Some(100)]),
         ntlm in any::<bool>(),
+        lifetime in prop::sample::select(vec![28_800, 28_800, 28_800, 45, 2]),
     ) {
-        let knobs = Knobs { breaks, lost, wrong, conflicts, switches, resubscribe, dismissed, ntlm };
+        let knobs = Knobs { breaks, lost, wrong, conflicts, switches, resubscribe, dismissed, ntlm, lifetime };
         balance(seed, is_held, knobs);
     }
 }
@@ -439,6 +440,8 @@ struct Knobs {
     resubscribe: f64,
     dismissed: Option<u64>,
     ntlm: bool,
+    /// Seconds that an association is good for.
+    lifetime: u64,
 }
 
 fn balance(seed: u64, is_held: bool, knobs: Knobs) {
@@ -458,6 +461,7 @@ fn balance(seed: u64, is_held: bool, knobs: Knobs) {
         bare_containers: switch(4),
         resubscribe: knobs.resubscribe,
         deregister_after: knobs.dismissed.map(Duration::from_secs),
+        association_lifetime: Duration::from_secs(knobs.lifetime),
         ..LyncConfig::default()
     };
     if !is_held {
@@ -483,6 +487,7 @@ fn a_subscription_that_fails_while_both_sign_off_does_not_hold_up_its_publisher(
         resubscribe: 0.5,
         dismissed: Some(100),
         ntlm: true,
+        lifetime: 28_800,
     };
     balance(659_009, true, knobs);
 }
