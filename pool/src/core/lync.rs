@@ -416,6 +416,9 @@ impl Lync {
         self.stats.refused += 1;
         self.lines.clear();
         self.body.clear();
+        if code == 503 {
+            self.line(b"Retry-After", b"60");
+        }
         self.refusal(code, id, reason)
     }
 
