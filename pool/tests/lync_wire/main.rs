@@ -185,15 +185,20 @@ fn schemes_that_we_do_not_speak_are_named() {
 
 #[test]
 fn a_wrong_password_sets_its_user_aside() {
-    let mut world = World::new(Setup { rows: true, ..Setup::new(5, Kind::Workflow, 4) });
-    // The pool has other passwords than the rows: those of another domain's users.
-    let config = PoolConfig { users: 8, seed: 5, dialect: Spoken::Lync, ..PoolConfig::default() };
-    world.pool = Core::new(PoolConfig { domain: "other.test".to_owned(), ..config }, world.server);
-    world.pool.set_clock(Time(0), NOON_MS);
-    world.population.start_workflow(Time(0), 0, Time(0), Time(0), HOLD, &mut world.users);
-    world.advance(Time(100 * SECOND));
-    assert_eq!(world.users.of(Counter::WorkflowFailed), 1);
-    assert!(!world.users.failures.is_empty());
+    let setup = Setup { rows: true, password: "wrong-", ..Setup::new(5, Kind::Workflow, 4) };
+    let mut world = World::new(setup);
+    for turn in 0..3 {
+        let now = Time(turn * 50 * SECOND);
+        world.advance(now);
+        world.population.start_workflow(now, 0, now, now, HOLD, &mut world.users);
+        world.advance(now + 40 * SECOND);
+    }
+    let users = &world.users;
+    assert!(!users.failures.is_empty());
+    assert!(users.failures.iter().all(|f| f.starts_with("register auth:rejected")), "{:?}", users.failures);
+    // Each of the two is tried once, however often a workflow begins.
+    assert_eq!(users.of(Counter::UsersRejected), 2);
+    assert_eq!(world.pool.stats().wrong_credentials, 2);
     world.nothing_is_left();
 }
 
