@@ -433,6 +433,9 @@ pub struct PoolLync {
     /// What a 401 offers, in this order: ntlm, kerberos, tls-dsk; only ntlm can be verified
     #[arg(long, value_delimiter = ',', default_value = "ntlm")]
     pub schemes: Vec<adsum_pool::config::LyncScheme>,
+    /// Challenge by 407, as a proxy does, instead of 401
+    #[arg(long)]
+    pub proxy_auth: bool,
     /// Version of [MS-SIPAE] that is offered
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
     pub sipae_version: u8,

@@ -67,6 +67,7 @@ fn without_effect(args: &cli::Pool) -> Option<String> {
     let of_lync = [
         ("--nt-domain", lync.nt_domain.is_some()),
         ("--schemes", lync.schemes != [LyncScheme::Ntlm]),
+        ("--proxy-auth", lync.proxy_auth),
         ("--sipae-version", lync.sipae_version != 4),
         ("--ntlm-mic", lync.ntlm_mic),
         ("--association-lifetime", lync.association_lifetime.is_some()),
@@ -102,9 +103,17 @@ fn without_effect(args: &cli::Pool) -> Option<String> {
         Dialect::Both => None,
     }
     .or_else(|| {
-        let signed = [("--wrong-rspauth", lync.wrong_rspauth > 0.0), ("--ntlm-mic", lync.ntlm_mic)];
-        let name = first(&signed).filter(|_| args.no_auth)?;
-        Some(format!("{name} is about signatures, of which there are none with --no-auth"))
+        let asked = [
+            ("--nt-domain", lync.nt_domain.is_some()),
+            ("--schemes", lync.schemes != [LyncScheme::Ntlm]),
+            ("--proxy-auth", lync.proxy_auth),
+            ("--sipae-version", lync.sipae_version != 4),
+            ("--ntlm-mic", lync.ntlm_mic),
+            ("--association-lifetime", lync.association_lifetime.is_some()),
+            ("--wrong-rspauth", lync.wrong_rspauth > 0.0),
+        ];
+        let name = first(&asked).filter(|_| args.no_auth)?;
+        Some(format!("{name} is about challenges and signatures, of which there are none with --no-auth"))
     })
 }
 
@@ -112,6 +121,7 @@ fn lync(args: &cli::PoolLync) -> LyncConfig {
     LyncConfig {
         nt_domain: args.nt_domain.clone(),
         schemes: args.schemes.clone(),
+        proxy_auth: args.proxy_auth,
         sipae_version: args.sipae_version,
         ntlm_mic: args.ntlm_mic,
         association_lifetime: args.association_lifetime.unwrap_or(LyncConfig::default().association_lifetime),

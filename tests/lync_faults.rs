@@ -184,6 +184,7 @@ fn every_other_way_of_a_pool_is_as_good() {
         &["--sipae-version", "3", "--schemes", "tls-dsk,kerberos,ntlm"],
         &["--sipae-version", "2", "--ntlm-mic"],
         &["--ntlm-mic", "--unknown-as-404"],
+        &["--proxy-auth", "--schemes", "kerberos,ntlm"],
     ] {
         let pool = pool(knobs);
         let found = checked(&pool.address, &[]);

@@ -109,7 +109,10 @@ fn its_faults_are_flags_and_wrong_ones_are_refused() {
         (&["--conflict-every", "3"], "--conflict-every is about the lync dialect"),
         (&["--notify-instead"], "--notify-instead is about the lync dialect"),
         (&["--dialect", "lync", "--drop", "5%"], "--drop is about UDP and digest"),
-        (&["--dialect", "both", "--no-auth", "--wrong-rspauth", "5%"], "--wrong-rspauth is about signatures"),
+        (
+            &["--dialect", "both", "--no-auth", "--wrong-rspauth", "5%"],
+            "--wrong-rspauth is about challenges and signatures",
+        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_adsum")).arg("pool").args(wrong).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -132,6 +132,8 @@ pub struct LyncConfig {
     pub nt_domain: Option<String>,
     /// What a 401 offers, in this order.
     pub schemes: Vec<LyncScheme>,
+    /// Challenges come as a proxy's: 407 and the headers that go with it ([MS-SIPAE] §3.3.5.1).
+    pub proxy_auth: bool,
     /// Version of [MS-SIPAE] that is offered, 2 to 4.
     pub sipae_version: u8,
     /// The NTLM challenge asks for a message integrity code (MsvAvFlags of [MS-NLMP] §2.2.2.1);
@@ -170,6 +172,7 @@ impl Default for LyncConfig {
         LyncConfig {
             nt_domain: None,
             schemes: vec![LyncScheme::Ntlm],
+            proxy_auth: false,
             sipae_version: 4,
             ntlm_mic: false,
             association_lifetime: Duration::from_secs(8 * 3_600),

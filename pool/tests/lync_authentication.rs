@@ -245,6 +245,21 @@ fn by_knob_associations_end_in_the_middle_of_everything() {
 }
 
 #[test]
+fn by_knob_challenges_are_those_of_a_proxy() {
+    let mut config = closed();
+    config.lync.proxy_auth = true;
+    config.lync.schemes = vec![LyncScheme::Kerberos, LyncScheme::Ntlm];
+    let mut world = World::new(config);
+    let mut client = Client::new(1, 1);
+    let request = client.register();
+    let answer = world.ask(&client, &request);
+    assert!(answer.text.starts_with("SIP/2.0 407 Proxy Authentication Required\r\n"), "{}", answer.text);
+    let schemes = answer.all("Proxy-Authenticate");
+    assert!(schemes.len() == 2 && schemes[0].starts_with("Kerberos ") && schemes[1].starts_with("NTLM "));
+    assert!(answer.all("WWW-Authenticate").is_empty());
+}
+
+#[test]
 fn by_knob_a_mic_is_asked_for() {
     let mut config = closed();
     config.lync.ntlm_mic = true;

@@ -138,6 +138,7 @@ fn phrase(code: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
         409 => "Conflict",
         412 => "Conditional Request Failed",
         413 => "Request Entity Too Large",

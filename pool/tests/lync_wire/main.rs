@@ -135,7 +135,8 @@ fn held_users_renew_their_associations() {
 
 #[test]
 fn servers_that_answer_otherwise_are_as_good() {
-    let change: [fn(&mut LyncConfig); 7] = [
+    let change: [fn(&mut LyncConfig); 8] = [
+        |lync| lync.proxy_auth = true,
         |lync| lync.ntlm_mic = true,
         |lync| lync.no_piggyback = true,
         |lync| lync.notify_instead = true,

@@ -52,7 +52,8 @@ pub(super) struct Gate {
 
 /// What is offered without being spoken here: the target of Kerberos is the
 /// name of a service, and TLS-DSK says where certificates are had.
-fn offer(scheme: LyncScheme, target: &str, version: u8, out: &mut Vec<u8>) {
+fn offer(scheme: LyncScheme, config: &PoolConfig, out: &mut Vec<u8>) {
+    let (target, version) = (&config.domain, config.lync.sipae_version);
     let (prefix, more) = match scheme {
         LyncScheme::Kerberos => ("sip/", String::new()),
         LyncScheme::TlsDsk => {
@@ -63,9 +64,9 @@ fn offer(scheme: LyncScheme, target: &str, version: u8, out: &mut Vec<u8>) {
     // Version 2 is said by saying nothing.
     let version = if version > 2 { format!(", version={version}") } else { String::new() };
     let name = scheme.name();
-    let line = format!(
-        "WWW-Authenticate: {name} realm=\"{REALM}\", targetname=\"{prefix}{target}\"{version}{more}\r\n"
-    );
+    let header = if config.lync.proxy_auth { "Proxy-Authenticate" } else { "WWW-Authenticate" };
+    let line =
+        format!("{header}: {name} realm=\"{REALM}\", targetname=\"{prefix}{target}\"{version}{more}\r\n");
     out.extend_from_slice(line.as_bytes());
 }
 
@@ -78,14 +79,14 @@ impl Gate {
         let ntlm = schemes.iter().position(|s| *s == LyncScheme::Ntlm);
         for (at, scheme) in schemes.iter().enumerate() {
             let place = if ntlm.is_none_or(|ntlm| at < ntlm) { &mut before } else { &mut after };
-            offer(*scheme, &config.domain, version, place);
+            offer(*scheme, config, place);
         }
         Gate {
             authority: Authority::new(AuthorityConfig {
                 version,
                 target: config.domain.clone(),
                 domain: nt_domain.clone(),
-                proxy: false,
+                proxy: config.lync.proxy_auth,
                 extended: true,
                 mic: config.lync.ntlm_mic,
                 key: config.seed ^ 0x0bac_6a7e,
@@ -265,6 +266,6 @@ impl Lync {
         if is_first {
             self.lines.extend_from_slice(&self.gate.after);
         }
-        Err((Reply::new(401), None))
+        Err((Reply::new(if self.config.lync.proxy_auth { 407 } else { 401 }), None))
     }
 }
