@@ -73,23 +73,33 @@ fn failures_of_a_run_have_the_same_diagnosis() {
 #[test]
 fn activities_are_told_as_the_cmdlet_names_them() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = PoolProcess::start(&[]);
-    let output = check(&pool.address, dir.path(), &["--verbose"]);
-    assert_eq!(code(&output), 0, "{}", err(&output));
-    let told = err(&output);
-    assert!(told.starts_with(&format!("Registration Request hit against {}\n", pool.address)), "{told}");
-    for name in ["Register", "SelfSubscribeActivity", "SubscribePresence", "PublishPresence"] {
-        assert!(told.contains(&format!("'{name}' activity started. (")), "{told}");
-        let line =
-            told.lines().find(|l| l.starts_with(&format!("'{name}' activity completed in '"))).unwrap();
-        let seconds = line.split('\'').nth(3).unwrap();
-        assert_eq!(seconds.split_once('.').unwrap().1.len(), 7, "{line}");
-        assert!(line.contains("' secs. ("), "{line}");
+    for (dialect, carrier) in [("simple", "udp"), ("lync", "tcp")] {
+        let pool = PoolProcess::start(&["--dialect", dialect]);
+        let flags = ["--dialect", dialect, "--transport", carrier, "--verbose"];
+        let output = check(&pool.address, dir.path(), &flags);
+        assert_eq!(code(&output), 0, "{}", err(&output));
+        let told = err(&output);
+        assert!(told.starts_with(&format!("Registration Request hit against {}\n", pool.address)), "{told}");
+        for name in ["Register", "SelfSubscribeActivity", "SubscribePresence", "PublishPresence"] {
+            assert!(told.contains(&format!("'{name}' activity started. (")), "{told}");
+            let line =
+                told.lines().find(|l| l.starts_with(&format!("'{name}' activity completed in '"))).unwrap();
+            let seconds = line.split('\'').nth(3).unwrap();
+            assert_eq!(seconds.split_once('.').unwrap().1.len(), 7, "{line}");
+            assert!(line.contains("' secs. ("), "{line}");
+        }
+        let at = |name: &str| told.find(&format!("'{name}' activity started")).unwrap();
+        assert!(at("Register") < at("SelfSubscribeActivity"));
+        assert!(at("SelfSubscribeActivity") < at("SubscribePresence"));
+        assert!(at("SubscribePresence") < at("PublishPresence"));
+        // Once for each user, and no longer than the whole.
+        for (name, times) in
+            [("Register", 2), ("SelfSubscribeActivity", 2), ("SubscribePresence", 1), ("Unregister", 2)]
+        {
+            let completed = told.matches(&format!("'{name}' activity completed in '")).count();
+            assert_eq!(completed, times, "{name}: {told}");
+        }
     }
-    let at = |name: &str| told.find(&format!("'{name}' activity started")).unwrap();
-    assert!(at("Register") < at("SelfSubscribeActivity"));
-    assert!(at("SelfSubscribeActivity") < at("SubscribePresence"));
-    assert!(at("SubscribePresence") < at("PublishPresence"));
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn other_endpoints_of_an_account_are_told() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let warnings = json["checks"][0]["warnings"].to_string();
     assert_eq!(json["checks"][0]["result"], "Success", "{json}");
-    assert!(warnings.contains("the publisher's account has 1 other endpoints on line"), "{json}");
+    assert!(warnings.contains("the publisher's account has 1 other endpoint on line"), "{json}");
     // The other subscriber has published nothing: it cannot be seen.
     assert!(!warnings.contains("subscriber"), "{json}");
 }

@@ -115,9 +115,10 @@ entries! {
         "12" => "Untrustworthy: the run measured its own generator.", Some(Class::Generator), "summary.txt gives each reason with what was measured, the limit and what to do.";
         "13" => "An agent was lost and on_agent_loss is \"stop\".", Some(Class::Generator), "Look at that agent's log and host; what it had sent is in the results.";
         "14" => "Stopped to protect the pool (stop_on).", Some(Class::Pool), "failures.csv says what the pool answered; lower the rate, or set safety.overload = true if this was the question.";
-        "130" => "Interrupted by Ctrl-C, after draining and writing.", NOBODY, "";
+        "129" => "`check` was ended by SIGHUP, as by a terminal that was closed, after signing off.", NOBODY, "";
+        "130" => "Interrupted by Ctrl-C, after draining and writing; `check` has signed off.", NOBODY, "";
         "141" => "Nobody read the output any more, as with `adsum … | head`.", NOBODY, "";
-        "143" => "Ended by SIGTERM, after draining and writing.", NOBODY, "";
+        "143" => "Ended by SIGTERM, after draining and writing; `check` has signed off.", NOBODY, "";
     }
     "exit code of check --format nagios" {
         "0" => "OK: every notification came in time.", NOBODY, "";

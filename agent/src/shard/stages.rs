@@ -385,6 +385,20 @@ impl Core {
         }
     }
 
+    /// Workflows are cut short and sign off.
+    pub(crate) fn leave(&mut self, now: Time) {
+        self.population.cut_short(now, &mut self.io);
+        self.drain(now);
+    }
+
+    /// Nobody is waited for any more: takes back in one message what was published, and stops.
+    pub(crate) fn leave_now(&mut self, now: Time) {
+        if self.state != State::Done {
+            self.population.last_words(now, &mut self.io);
+        }
+        self.abort(now);
+    }
+
     /// Stops at once.
     pub(crate) fn abort(&mut self, now: Time) {
         if self.state == State::Done {

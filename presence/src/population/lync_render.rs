@@ -63,7 +63,7 @@ impl Population {
                     documents::write_members(endpoint.colleagues, body);
                 } else {
                     let what = if order.purpose == Purpose::Unpublish {
-                        Publish::Nothing
+                        Publish::Nothing { state: lync.is_tidy }
                     } else {
                         let sequence = self.publications.get(order.publication).map_or(0, |p| p.sequence);
                         let publisher = self.accounts.number(order.user);

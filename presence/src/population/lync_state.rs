@@ -33,6 +33,8 @@ pub(super) struct Lync {
     pub messages: Messages,
     /// One for each user.
     pub endpoints: Vec<Endpoint>,
+    /// See [`LyncOptions::is_tidy`].
+    pub is_tidy: bool,
 }
 
 /// A user's one endpoint.
@@ -98,6 +100,7 @@ impl Lync {
         Ok(Box::new(Lync {
             messages: Messages::new(transport, options)?,
             endpoints: (0..users).map(endpoint).collect(),
+            is_tidy: options.is_tidy,
         }))
     }
 }

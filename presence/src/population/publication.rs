@@ -417,7 +417,7 @@ impl Population {
     }
 
     /// Frees a publication that is answered and owes nothing any more.
-    fn retire(&mut self, slot: Slot) {
+    pub(super) fn retire(&mut self, slot: Slot) {
         let Some(publication) = self.publications.get_mut(slot) else { return };
         if publication.remaining > 0 {
             return;
@@ -467,7 +467,7 @@ impl Population {
             }
             self.answer_publication(slot);
         }
-        self.interrupt_workflows(now, host);
+        self.end_workflows(now, true, host);
         self.expire_waiting(now, true, host);
     }
 
@@ -520,13 +520,14 @@ impl Population {
             return self.unpublish_ended_lync(at, order, outcome, host);
         }
         self.users[order.user as usize].etag.clear();
+        let sent = order.sent.unwrap_or(order.due);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
-                let sent = order.sent.unwrap_or(order.due);
                 host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
             }
             Outcome::Answer(message) if matches!(message.code(), 412 | 481) => {
                 host.count(order.stage, Counter::AlreadyGone, at, 1);
+                host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
             }
             _ => {
                 self.fail(at, &order, outcome, host);
