@@ -297,10 +297,11 @@ fn in_the_cmdlets_words(answer: &mut Answer, job: &Job) {
             answer.diagnosis = format!("{ours}: {}", answer.diagnosis);
         }
         "auth:unsupported" if job.auth == Auth::None => {
-            answer.diagnosis =
-                "the pool asks for credentials, and --auth none sends none: use --auth digest with \
-                                a credential file for each user"
-                    .to_owned();
+            let usual = if job.dialect == Dialect::Lync { "ntlm" } else { "digest" };
+            answer.diagnosis = format!(
+                "the pool asks for credentials, and --auth none sends none: use --auth {usual} with a credential \
+                 file for each user"
+            );
         }
         "auth:unsupported" if job.auth == Auth::Trusted => {
             answer.diagnosis = "the pool asks for credentials, so it does not trust the certificate of this \

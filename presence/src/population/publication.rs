@@ -253,7 +253,7 @@ impl Population {
         }
         host.count(stage, Counter::Missed, now, u64::from(missed));
         host.count(stage, Counter::MissedDue, intended, u64::from(missed));
-        let limit = self.config.deadline / SECOND;
+        let limit = self.config.deadline as f64 / SECOND as f64;
         let reason = format!("no NOTIFY with the published document within {limit} s");
         let mut at = self.users[publisher as usize].watchers;
         for _ in 0..missed {

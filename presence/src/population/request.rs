@@ -467,9 +467,11 @@ impl Population {
                 failure.class = Class::Configuration;
                 failure.reason = reason_of(message);
                 failure.response = message.raw();
-                diagnosis.extend_from_slice(
-                    b"the server refused user name or password: correct the credentials of this account",
-                );
+                if let Some(known) = crate::diagnosis::known_class(message) {
+                    failure.class = known;
+                }
+                let filetime = self.is_lync().then(|| self.clock.0 + at.since(self.clock.1) / 100);
+                crate::diagnosis::of_rejected(message, filetime.filter(|_| self.clock.0 > 0), &mut diagnosis);
             }
             Outcome::Unsupported(message) => {
                 failure.code = "auth:unsupported";
