@@ -115,6 +115,44 @@ fn a_notification_that_does_not_come_is_told_in_the_cmdlets_words() {
 }
 
 #[test]
+fn a_limit_below_a_second_is_told_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--lose-notify", "1.0"]);
+    let text = out(&check(&pool.address, dir.path(), &["--timeout", "500ms"]));
+    assert!(text.contains("not received within 0.5 secs.") && text.contains("within 0.5 s: "), "{text}");
+}
+
+/// The commonest slip with a Lync server: the dialect was forgotten.
+#[test]
+fn a_lync_server_is_recognised_whatever_was_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync"]);
+    let text = out(&check(&pool.address, dir.path(), &["--transport", "tcp"]));
+    assert!(text.contains("--dialect lync with --auth ntlm"), "{text}");
+    let none = ["--dialect", "lync", "--transport", "tcp", "--auth", "none"];
+    let text = out(&check(&pool.address, dir.path(), &none));
+    assert!(text.contains("--auth none sends none: use --auth ntlm"), "{text}");
+}
+
+/// What a server says beside a 401 comes before the guess that the password is wrong.
+#[test]
+fn a_clock_that_is_off_is_no_wrong_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = SmallServer::start(|_| {
+        "401 Unauthorized\r\nWWW-Authenticate: Digest realm=\"pool.test\", nonce=\"n\", algorithm=MD5\r\n\
+         ms-diagnostics: 1013;reason=\"Significant time skew\";source=\"pool.test\"\r\n"
+            .to_owned()
+    });
+    let text = out(&check(&server.address, dir.path(), &[]));
+    assert!(
+        text.contains(
+            "Diagnosis  : ErrorCode=1013,Source=pool.test,Reason=Significant time skew - Set the clock"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn with_auth_none_no_challenge_is_answered() {
     let server = SmallServer::start(|_| {
         "401 Unauthorized\r\nWWW-Authenticate: Digest realm=\"pool.test\", nonce=\"n\", algorithm=MD5\r\n"
@@ -145,12 +183,21 @@ fn what_cannot_be_done_is_refused_with_words() {
         (&["--timeout", "25"], "--timeout: "),
         (&["--warning", "1s"], "belong to --format nagios"),
         (&["--all"], "--all and --config take their users from the configuration"),
+        (&["--ca", "ca.pem"], "--ca belongs to TLS, and this check goes over UDP"),
+        (&["--dialect", "lync", "--transport", "tcp", "--server-name", "x"], "--server-name belongs to TLS"),
+        (&["--target", "sip:h"], "--target sip:h: "),
     ] {
         let output = check("127.0.0.1:9", dir.path(), more);
         assert_eq!(code(&output), 2, "{more:?}: {}", err(&output));
         assert!(err(&output).contains(words), "{more:?}: {}", err(&output));
         assert!(out(&output).is_empty());
     }
+    let pair = ["check", "--target", "127.0.0.1:9", "--publisher", "sip:a@h", "--subscriber"];
+    let output = adsum(&[&pair[..], &["sip:A@h"]].concat());
+    assert!(code(&output) == 2 && err(&output).contains("a check has two users"), "{}", err(&output));
+    let files = ["sip:b@h", "--publisher-credential-file", "-", "--subscriber-credential-file", "-"];
+    let output = adsum(&[&pair[..], &files].concat());
+    assert!(code(&output) == 2 && err(&output).contains("only one of"), "{}", err(&output));
     let output = adsum(&["check", "--target", "127.0.0.1:9", "--publisher", "sip:a@h"]);
     assert!(
         code(&output) == 2 && err(&output).contains("--publisher needs --subscriber"),
