@@ -100,6 +100,54 @@ fn a_check_says_which_schemes_are_offered_when_it_speaks_none_of_them() {
     );
 }
 
+/// Servers may offer digest, and the pool judges it: each request proves who sent it, and a wrong
+/// password or another user's gets nowhere.
+#[test]
+fn digest_is_judged_by_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    for more in [&["--schemes", "digest"][..], &["--schemes", "kerberos,ntlm,digest", "--sha256"]] {
+        let pool = PoolProcess::start(&[&["--dialect", "lync"][..], more].concat());
+        let trace = dir.path().join("digest.txt");
+        let digest = [&TCP[..], &["--auth", "digest", "--format", "json"]].concat();
+        let with_trace = [&digest[..], &["--trace", trace.to_str().unwrap()]].concat();
+        let output = check(&pool.address, dir.path(), &with_trace);
+        assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        // All but the first REGISTER of each: 4 REGISTER, 6 SUBSCRIBE, 2 SERVICE.
+        assert_eq!(trace.matches("\nAuthorization: Digest ").count(), 12, "{trace}");
+        assert!(trace.contains("BENOTIFY sip:") && !trace.contains("Authorization: NTLM"), "{trace}");
+
+        let files = [("wrong", "user000001:not-this-one"), ("other", "user000003:pw-user000003")];
+        for (name, credentials) in files {
+            let wrong = secret(dir.path(), name, credentials);
+            let right = secret(dir.path(), "right", "user000002:pw-user000002");
+            let users =
+                ["--publisher", "sip:user000001@pool.test", "--subscriber", "sip:user000002@pool.test"];
+            let files = ["--publisher-credential-file", &wrong, "--subscriber-credential-file", &right];
+            let target = ["check", "--target", &pool.address];
+            let output = adsum(&[&target[..], &users, &files, &digest].concat());
+            let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(json["checks"][0]["code"], "sip:403", "{json}");
+            assert_eq!(json["checks"][0]["account"], "sip:user000001@pool.test", "{json}");
+        }
+        let said = pool.stop();
+        assert!(said.contains("wrong credentials 2"), "{said}");
+        assert!(!said.contains(" left"), "{said}");
+    }
+}
+
+#[test]
+fn workflows_run_with_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync", "--schemes", "digest"]);
+    let more = "[auth]\nscheme = \"digest\"\n[workload]\nkind = \"workflow\"\n";
+    let text = out(&run(dir.path(), &scenario(&pool.address, more)));
+    assert!(text.contains("ok   missed.ratio == 0%") && text.contains("ok   failed.ratio == 0%"), "{text}");
+    assert!(counter(dir.path(), "workflow_ok", "") >= 30, "{text}");
+    let said = pool.stop();
+    assert!(!said.contains("wrong credentials"), "{said}");
+}
+
 #[test]
 fn a_pool_of_the_other_dialect_is_named_as_such() {
     let dir = tempfile::tempdir().unwrap();
