@@ -7,6 +7,7 @@
 
 mod io;
 mod lines;
+mod names;
 mod run;
 mod stages;
 
@@ -331,6 +332,8 @@ impl Core {
             sources: plan.sources,
             tls,
             failover,
+            names: names::Names::default(),
+            seed: plan.seed,
             allow: plan.allow,
             advertise: plan.advertise,
             watcher: None,

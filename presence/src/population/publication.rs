@@ -45,6 +45,8 @@ impl Population {
             && held.is(is::REGISTERED)
             && held.is(is::CONNECTED)
             && !held.is(is::LEAVING | is::REJECTED)
+            && !self.is_renewing(user)
+            && !self.lacks_presence(user)
     }
 
     /// Writes the next waiting publication of a user, if it can.

@@ -135,6 +135,10 @@ impl Population {
             // What it watches follows when this one is complete.
             return self.begin_subscription(at, user, user, at, stage, host);
         }
+        if self.goes_online(at, user, host) {
+            return; // and so does everything else
+        }
+        let held = &self.users[user as usize];
         let mut lacking = false;
         if held.is(is::WATCHES) && held.is(is::SELF_SUBSCRIBED | is::OWN_REFUSED) {
             for edge in self.contacts.of(user) {

@@ -130,6 +130,15 @@ impl Ntlm {
         self.time = filetime.to_le_bytes();
     }
 
+    /// True if a request of a user was signed under the association that it has now.
+    #[must_use]
+    pub fn is_current(&self, user: u32, request: &[u8]) -> bool {
+        let held = self.users.get(user as usize).and_then(Option::as_deref);
+        held.is_some_and(|held| {
+            held.keys.is_some() && brought(request) == Brought::Signature(held.opaque.as_slice())
+        })
+    }
+
     fn random(&mut self) -> u64 {
         self.counter = self.counter.wrapping_add(1);
         mix(mix(self.key ^ self.counter) ^ self.key.rotate_left(32))
@@ -416,9 +425,17 @@ impl Held {
             // Provisional answers and challenges are never signed, and before the handshake
             // has ended a refusal cannot be.
             let never = (100..200).contains(&code) || matches!(code, 401 | 407);
+            // The known client takes every answer to a REGISTER: who lost the association has nothing
+            // to sign a refusal with. Not so a success.
+            let refused = code >= 300 && message.cseq().is_some_and(|(_, method)| method == b"REGISTER");
             let early = self.stage == Stage::Answered && !succeeded && code != 0;
-            return if never || early { Reading::Unprotected } else { Reading::Refused };
+            return if never || refused || early { Reading::Unprotected } else { Reading::Refused };
         };
+        let is_of_another = !params.opaque.is_empty() && params.opaque != self.opaque.as_slice();
+        if is_of_another && self.stage == Stage::Answered && !succeeded {
+            // Under the association that is being replaced: nobody can check it any more.
+            return Reading::Unprotected;
+        }
         let Some(signed) = Signed::incoming(message) else { return Reading::Refused };
         text.clear();
         signed.write(self.server.version, &params, text);
