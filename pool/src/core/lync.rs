@@ -34,7 +34,6 @@ use adsum_sip::ids::mix;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
-use crate::auth::Verifier;
 use crate::config::{Chance, PoolConfig};
 
 use super::counts::{Stats, Table, row};
@@ -146,7 +145,6 @@ impl Reply {
 pub(super) struct Lync {
     config: PoolConfig,
     gate: Gate,
-    verifier: Verifier,
     chance: Chance,
     clock: Clock,
     users: Vec<User>,
@@ -185,7 +183,6 @@ impl Lync {
         let text = local.to_string().into_bytes();
         Lync {
             gate: Gate::new(config),
-            verifier: Verifier::new(&config.domain, config.seed ^ 0xd16e_57a1, config.sha256),
             chance: Chance::new(config.seed ^ 0x17c5),
             clock: Clock::default(),
             users: Vec::new(),

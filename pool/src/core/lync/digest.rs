@@ -4,7 +4,7 @@
 use adsum_sip::Message;
 use adsum_sip::time::{SECOND, Time};
 
-use crate::auth::Proof;
+use crate::auth::{Proof, Verifier};
 use crate::config::LyncScheme;
 
 use super::super::account_number;
@@ -31,7 +31,7 @@ impl Lync {
         }
         let users = self.config.users;
         let number = |name: &str| account_number(name.to_ascii_lowercase().as_bytes(), users);
-        let proof = self.verifier.verify(message, now.0 / SECOND, |name| {
+        let proof = self.digest().verify(message, now.0 / SECOND, |name| {
             let mut password = b"pw-".to_vec();
             write_user(number(name)?, &mut password);
             String::from_utf8(password).ok()
@@ -44,10 +44,16 @@ impl Lync {
         }
     }
 
+    /// It keeps nothing: nonces prove themselves.
+    fn digest(&self) -> Verifier {
+        Verifier::new(&self.config.domain, self.config.seed ^ 0xd16e_57a1, self.config.sha256)
+    }
+
     /// Appends the challenge to the answer that is being made, if digest is offered.
     pub(super) fn ask_for_digest(&mut self, now: Time, stale: bool) {
         if self.config.lync.schemes.contains(&LyncScheme::Digest) {
-            self.verifier.challenge(now.0 / SECOND, stale, &mut self.lines);
+            let verifier = self.digest();
+            verifier.challenge(now.0 / SECOND, stale, &mut self.lines);
         }
     }
 }
