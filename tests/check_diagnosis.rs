@@ -70,6 +70,32 @@ fn failures_of_a_run_have_the_same_diagnosis() {
     assert!(failures.contains(",register,configuration,sip:404,Not Found,"), "{failures}");
 }
 
+/// The same in the dialect lync, from the pool itself.
+#[test]
+fn failures_of_a_lync_run_have_the_servers_diagnosis() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync"]);
+    for kind in ["workflow", "held"] {
+        let scenario = format!(
+            "schema = 1\nname = \"refused\"\ndialect = \"lync\"\n[pool]\ntarget = \"{}\"\ntransport = \"tcp\"\n[users]\n\
+             count = 4\npattern = \"sip:nobody{{n:06}}@pool.test\"\npassword_pattern = \"x\"\n[workload]\nkind = \"{kind}\"\n\
+             [[step]]\nname = \"one\"\nrate = \"5/s\"\nhold = \"1s\"\n",
+            pool.address
+        );
+        let (file, results) = (dir.path().join("s.toml"), dir.path().join(kind));
+        std::fs::write(&file, scenario).unwrap();
+        let output = adsum(&["run", &file.to_string_lossy(), "--out", &results.to_string_lossy(), "--plain"]);
+        assert_eq!(code(&output), 4, "{}", err(&output));
+        let failures = std::fs::read_to_string(results.join("failures.csv")).unwrap();
+        let wanted = format!("\"ErrorCode=4005,Source=pool.test,Reason={REASON} - Check the SIP address");
+        assert!(
+            failures.contains(&wanted) && failures.contains(",register,configuration,sip:404,"),
+            "{failures}"
+        );
+        assert!(err(&output).contains("ErrorCode=4005,Source=pool.test,"), "{}", err(&output));
+    }
+}
+
 #[test]
 fn activities_are_told_as_the_cmdlet_names_them() {
     let dir = tempfile::tempdir().unwrap();

@@ -56,7 +56,10 @@ fn a_check_signs_everything_and_sees_the_notification() {
     let target = ["check", "--target", &pool.address, "--format", "json"];
     let output = adsum(&[&target[..], &users, &files, &TCP].concat());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["checks"][0]["code"], "auth:rejected", "{json}");
+    let one = &json["checks"][0];
+    assert_eq!((&one["code"], &one["class"]), (&"auth:rejected".into(), &"configuration".into()), "{json}");
+    // As the cmdlet's Error has it.
+    assert_eq!(one["error"], "401, Unauthorized", "{json}");
 }
 
 /// Somebody works with the account while it is checked: the check says so, and goes on.

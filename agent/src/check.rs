@@ -10,12 +10,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use adsum_presence::accounts::{Accounts, Row};
-use adsum_presence::host::{Activity, Progress};
+use adsum_presence::host::{Activity, Class, Progress};
 use adsum_presence::population::{Config, Dialect, Kind, Transport};
 use adsum_sip::ids::{LIMIT_30, Namespace, mix};
 
 pub use crate::engine::ntlm;
-use crate::failures::FailureRow;
+use crate::failures::{FailureRow, class_name};
 use crate::net::allow::Allow;
 use crate::net::clock;
 use crate::net::tls::TlsOptions;
@@ -109,6 +109,8 @@ pub struct Answer {
     pub code: String,
     /// The activity that failed; empty on success.
     pub activity: String,
+    /// Who has to act; empty on success.
+    pub class: &'static str,
     /// The user it failed for, where it is known.
     pub account: String,
     /// Users whose credentials were refused: nobody should try them again.
@@ -142,6 +144,7 @@ pub fn run(check: &Check, stop: &Stop, mut tell: impl FnMut(Step)) -> Answer {
                 error: error.to_string(),
                 diagnosis: "the check could not be started on this host".to_owned(),
                 code: "generator:start".to_owned(),
+                class: class_name(Class::Generator),
                 ..Answer::default()
             };
         }
@@ -323,6 +326,7 @@ impl Seen {
             answer.error = "interrupted by a signal".to_owned();
             answer.diagnosis = "nothing was found out about the pool; both users signed off".to_owned();
             answer.code = "generator:interrupted".to_owned();
+            answer.class = class_name(Class::Generator);
             return;
         }
         if failure.is_none() && self.stopped {
@@ -330,12 +334,14 @@ impl Seen {
             answer.diagnosis =
                 "this is a mistake of adsum: please report it with what it printed before".to_owned();
             answer.code = "generator:stopped".to_owned();
+            answer.class = class_name(Class::Generator);
             return;
         }
         let Some(failure) = failure else {
             answer.error = "nothing was heard within the time limit".to_owned();
             answer.diagnosis = "nothing answers at the target: check address, port and transport".to_owned();
             answer.code = "timeout:transaction".to_owned();
+            answer.class = class_name(Class::Network);
             return;
         };
         answer.error = match failure.code.strip_prefix("sip:") {
@@ -344,6 +350,7 @@ impl Seen {
         };
         answer.diagnosis = failure.diagnosis;
         answer.code = failure.code;
+        answer.class = class_name(failure.class);
         answer.activity = failure.activity.name().to_owned();
         answer.account = failure.who;
     }

@@ -169,6 +169,7 @@ fn not_tried(account: &[u8], by: &str) -> Answer {
             String::from_utf8_lossy(account)
         ),
         code: "auth:rejected".to_owned(),
+        class: "configuration",
         activity: Activity::Register.name().to_owned(),
         account: String::from_utf8_lossy(account).into_owned(),
         ..Answer::default()
@@ -181,6 +182,7 @@ fn interrupted() -> Answer {
         error: "interrupted by a signal".to_owned(),
         diagnosis: "it had not begun: nothing was found out about the pool".to_owned(),
         code: "generator:interrupted".to_owned(),
+        class: "generator",
         interrupted: true,
         ..Answer::default()
     }
@@ -205,15 +207,23 @@ fn spoken(job: &Job) -> population::Dialect {
 }
 
 fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
-    let failed = |code: &str, error: String, diagnosis: &str| Answer {
+    let failed = |code: &str, class: &'static str, error: String, diagnosis: &str| Answer {
         code: code.to_owned(),
+        class,
         error,
         diagnosis: diagnosis.to_owned(),
         ..Answer::default()
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed("generator:start", error.to_string(), "this host has no resources left"),
+        Err(error) => {
+            return failed(
+                "generator:start",
+                "generator",
+                error.to_string(),
+                "this host has no resources left",
+            );
+        }
     };
     let target = job.target.as_str();
     // Of servers with the same priority each has its turn by its weight (RFC 2782).
@@ -232,7 +242,7 @@ fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
         Some(Ok(found)) => found,
         Some(Err(error)) => {
             let advice = "check the name, and the name servers of this host";
-            return failed("transport:dns", error.to_string(), advice);
+            return failed("transport:dns", "network", error.to_string(), advice);
         }
     };
     let mut tls = job.tls.clone();

@@ -467,6 +467,7 @@ impl Population {
             response: b"",
         };
         let mut code = String::new();
+        let reason;
         let mut diagnosis = Vec::new();
         match outcome {
             Outcome::Answer(message) => {
@@ -479,7 +480,8 @@ impl Population {
             Outcome::Rejected(message) => {
                 failure.code = "auth:rejected";
                 failure.class = Class::Configuration;
-                failure.reason = reason_of(message);
+                reason = status_of(message);
+                failure.reason = &reason;
                 failure.response = message.raw();
                 if let Some(known) = crate::diagnosis::known_class(message) {
                     failure.class = known;
@@ -490,7 +492,8 @@ impl Population {
             Outcome::Unsupported(message) => {
                 failure.code = "auth:unsupported";
                 failure.class = Class::Configuration;
-                failure.reason = reason_of(message);
+                reason = status_of(message);
+                failure.reason = &reason;
                 failure.response = message.raw();
                 if let Some(trouble) = self.protection.trouble() {
                     diagnosis.extend_from_slice(trouble.as_bytes());
@@ -570,6 +573,11 @@ impl Population {
     pub(super) fn is_workflow(&self) -> bool {
         self.config.kind == Kind::Workflow
     }
+}
+
+/// `401, Unauthorized`, where the failure's code does not say it.
+fn status_of(message: &Message<'_>) -> Vec<u8> {
+    [message.code().to_string().as_bytes(), b", ", reason_of(message)].concat()
 }
 
 fn reason_of<'a>(message: &Message<'a>) -> &'a [u8] {
