@@ -324,8 +324,8 @@ fn accepts(version: u16, suite: u16) -> String {
 enum Known {
     /// A handshake with it has succeeded: what fails later has other reasons.
     Good,
-    /// It is being asked.
-    Asked,
+    /// It is being asked, since then.
+    Asked(Instant),
     /// It has answered.
     Found(Finding),
 }
@@ -369,14 +369,16 @@ impl Probes {
         let mut known = self.lock();
         match known.get(&target) {
             Some(Known::Good) => return Explained::Now(error),
-            Some(Known::Asked) => return Explained::Later(error),
+            // A thread that died on the way must not make anybody wait for ever.
+            Some(Known::Asked(since)) if since.elapsed() > 2 * LIMIT => return Explained::Now(error),
+            Some(Known::Asked(_)) => return Explained::Later(error),
             Some(Known::Found(finding)) => {
                 return Explained::Now(FlowError { diagnosis: finding.diagnosis(), ..error });
             }
             None if known.len() >= MAX_TARGETS => return Explained::Now(error),
             None => {}
         }
-        known.insert(target, Known::Asked);
+        known.insert(target, Known::Asked(Instant::now()));
         drop(known);
         let (probes, name) = (self.clone(), name.clone());
         let asked = std::thread::Builder::new().name("tls-probe".to_owned()).spawn(move || {
