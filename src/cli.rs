@@ -430,7 +430,7 @@ pub struct PoolLync {
     /// NTLM domain of the accounts; by default the first label of --domain in capitals
     #[arg(long)]
     pub nt_domain: Option<String>,
-    /// What a 401 offers, in this order: ntlm, kerberos, tls-dsk; only ntlm can be verified
+    /// What a 401 offers, in this order: ntlm, kerberos, tls-dsk, and last digest; ntlm and digest can be verified
     #[arg(long, value_delimiter = ',', default_value = "ntlm")]
     pub schemes: Vec<adsum_pool::config::LyncScheme>,
     /// Challenge by 407, as a proxy does, instead of 401

@@ -84,7 +84,7 @@ fn without_effect(args: &cli::Pool) -> Option<String> {
         ("--resubscribe", lync.resubscribe > 0.0),
     ];
     let of_simple = [
-        ("--sha256", args.sha256),
+        ("--sha256", args.sha256 && !lync.schemes.contains(&LyncScheme::Digest)),
         ("--drop", args.drop > 0.0),
         ("--duplicate", args.duplicate > 0.0),
         ("--reorder", args.reorder > 0.0),
@@ -97,11 +97,15 @@ fn without_effect(args: &cli::Pool) -> Option<String> {
             .map(|name| format!("{name} is about the lync dialect: add --dialect lync (or both)")),
         Dialect::Lync => first(&of_simple).map(|name| {
             format!(
-                "{name} is about UDP and digest, which the lync dialect has not: use --dialect simple or both"
+                "{name} is about UDP or digest: use --dialect simple or both (or, for digest, --schemes digest)"
             )
         }),
         Dialect::Both => None,
     }
+    .or_else(|| {
+        let digest = lync.proxy_auth && lync.schemes.contains(&LyncScheme::Digest);
+        digest.then(|| "--proxy-auth is about NTLM: take digest out of --schemes".to_owned())
+    })
     .or_else(|| {
         let asked = [
             ("--nt-domain", lync.nt_domain.is_some()),

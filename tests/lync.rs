@@ -56,7 +56,10 @@ fn a_check_signs_everything_and_sees_the_notification() {
     let target = ["check", "--target", &pool.address, "--format", "json"];
     let output = adsum(&[&target[..], &users, &files, &TCP].concat());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["checks"][0]["code"], "auth:rejected", "{json}");
+    let one = &json["checks"][0];
+    assert_eq!((&one["code"], &one["class"]), (&"auth:rejected".into(), &"configuration".into()), "{json}");
+    // As the cmdlet's Error has it.
+    assert_eq!(one["error"], "401, Unauthorized", "{json}");
 }
 
 /// Somebody works with the account while it is checked: the check says so, and goes on.
@@ -66,7 +69,7 @@ fn other_endpoints_of_an_account_are_told() {
     let pool = PoolProcess::start(&["--dialect", "lync"]);
     let alone = check(&pool.address, dir.path(), &TCP);
     assert!(!err(&alone).contains("other endpoint"), "{}", err(&alone));
-    // Held users have published when their first step begins, five seconds after the run.
+    // Held users are on line when their first step begins, five seconds after the run.
     let text = scenario(&pool.address, "[workload]\nkind = \"held\"\n").replace("\"3s\"", "\"9s\"");
     let file = dir.path().join("held.toml");
     std::fs::write(&file, text).unwrap();
@@ -84,9 +87,9 @@ fn other_endpoints_of_an_account_are_told() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let warnings = json["checks"][0]["warnings"].to_string();
     assert_eq!(json["checks"][0]["result"], "Success", "{json}");
-    assert!(warnings.contains("the publisher's account has 1 other endpoints on line"), "{json}");
-    // The other subscriber has published nothing: it cannot be seen.
-    assert!(!warnings.contains("subscriber"), "{json}");
+    assert!(warnings.contains("the publisher's account has 1 other endpoint on line"), "{json}");
+    // The other subscriber has published nothing but that it is there, and so it is seen.
+    assert!(warnings.contains("the subscriber's account has 1 other endpoint on line"), "{json}");
 }
 
 #[test]
@@ -98,6 +101,54 @@ fn a_check_says_which_schemes_are_offered_when_it_speaks_none_of_them() {
         text.contains("the server offers Kerberos, TLS-DSK; of its schemes adsum speaks NTLM only"),
         "{text}"
     );
+}
+
+/// Servers may offer digest, and the pool judges it: each request proves who sent it, and a wrong
+/// password or another user's gets nowhere.
+#[test]
+fn digest_is_judged_by_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    for more in [&["--schemes", "digest"][..], &["--schemes", "kerberos,ntlm,digest", "--sha256"]] {
+        let pool = PoolProcess::start(&[&["--dialect", "lync"][..], more].concat());
+        let trace = dir.path().join("digest.txt");
+        let digest = [&TCP[..], &["--auth", "digest", "--format", "json"]].concat();
+        let with_trace = [&digest[..], &["--trace", trace.to_str().unwrap()]].concat();
+        let output = check(&pool.address, dir.path(), &with_trace);
+        assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        // All but the first REGISTER of each: 4 REGISTER, 6 SUBSCRIBE, 4 SERVICE.
+        assert_eq!(trace.matches("\nAuthorization: Digest ").count(), 14, "{trace}");
+        assert!(trace.contains("BENOTIFY sip:") && !trace.contains("Authorization: NTLM"), "{trace}");
+
+        let files = [("wrong", "user000001:not-this-one"), ("other", "user000003:pw-user000003")];
+        for (name, credentials) in files {
+            let wrong = secret(dir.path(), name, credentials);
+            let right = secret(dir.path(), "right", "user000002:pw-user000002");
+            let users =
+                ["--publisher", "sip:user000001@pool.test", "--subscriber", "sip:user000002@pool.test"];
+            let files = ["--publisher-credential-file", &wrong, "--subscriber-credential-file", &right];
+            let target = ["check", "--target", &pool.address];
+            let output = adsum(&[&target[..], &users, &files, &digest].concat());
+            let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(json["checks"][0]["code"], "sip:403", "{json}");
+            assert_eq!(json["checks"][0]["account"], "sip:user000001@pool.test", "{json}");
+        }
+        let said = pool.stop();
+        assert!(said.contains("wrong credentials 2"), "{said}");
+        assert!(!said.contains(" left"), "{said}");
+    }
+}
+
+#[test]
+fn workflows_run_with_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync", "--schemes", "digest"]);
+    let more = "[auth]\nscheme = \"digest\"\n[workload]\nkind = \"workflow\"\n";
+    let text = out(&run(dir.path(), &scenario(&pool.address, more)));
+    assert!(text.contains("ok   missed.ratio == 0%") && text.contains("ok   failed.ratio == 0%"), "{text}");
+    assert!(counter(dir.path(), "workflow_ok", "") >= 30, "{text}");
+    let said = pool.stop();
+    assert!(!said.contains("wrong credentials"), "{said}");
 }
 
 #[test]
@@ -122,10 +173,11 @@ fn workflows_run_with_ntlm() {
     let count = |name, label| counter(dir.path(), name, label);
     let workflows = count("workflow_ok", "");
     assert!(workflows >= 30, "{text}");
-    // Seen on the wire as the plan has it: 34 messages each, 3 REGISTERs to log on.
+    // Seen on the wire as the plan has it: 40 messages each, 3 REGISTERs to log on, and a SERVICE
+    // by which each of the two appears on line.
     let messages = ["REGISTER", "SUBSCRIBE", "SERVICE"].map(|method| count("sip_sent", method));
-    assert_eq!(messages, [workflows * 8, workflows * 6, workflows * 2]);
-    assert_eq!(count("sip_received", "BENOTIFY"), workflows * 2);
+    assert_eq!(messages, [workflows * 8, workflows * 6, workflows * 4]);
+    assert_eq!(count("sip_received", "BENOTIFY"), workflows * 4);
     assert_eq!((count("auth_mismatch", ""), count("unmatched", "")), (0, 0));
 }
 
@@ -143,6 +195,60 @@ fn held_users_watch_their_contacts_over_tls_in_the_embedded_pool() {
     assert_eq!(count("delivered", ""), count("expected", ""));
     // One dialog for oneself and one for a contact list, each begun and ended.
     assert!(count("sip_sent", "SUBSCRIBE") <= 20 * 4, "{}", count("sip_sent", "SUBSCRIBE"));
+}
+
+/// A director names the home pool by its name, over a connection of its own: the name is looked up, and
+/// over TLS it is the one that has to stand in the home pool's certificate.
+#[test]
+fn a_director_sends_users_to_their_home_pool_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    // One CA, and each server has one name only.
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let [home_dir, tls_dir] = [("home", "localhost"), ("director", "127.0.0.1")].map(|(place, name)| {
+        let place = dir.path().join(place);
+        std::fs::create_dir(&place).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        for (file, pem) in
+            [("ca.pem", ca_pem.clone()), ("server.pem", cert.pem()), ("server-key.pem", key.serialize_pem())]
+        {
+            secret(&place, file, &pem);
+        }
+        place.to_string_lossy().into_owned()
+    });
+    let home = PoolProcess::start(&["--dialect", "lync", "--tls-dir", &home_dir]);
+    let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+    for (address, transport) in [(&home.address, "tcp"), (&home.tls, "tls")] {
+        let to = format!("localhost:{}", port(address));
+        let director =
+            PoolProcess::start(&["--dialect", "lync", "--tls-dir", &tls_dir, "--redirect-to", &to]);
+        let target = if transport == "tcp" { &director.address } else { &director.tls };
+        let ca = format!("{tls_dir}/ca.pem");
+        let trace = dir.path().join(format!("{transport}.txt"));
+        let mut more =
+            vec!["--dialect", "lync", "--transport", transport, "--trace", trace.to_str().unwrap()];
+        if transport == "tls" {
+            more.extend(["--ca", &ca]);
+        }
+        let output = check(target, dir.path(), &more);
+        assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+        let trace = std::fs::read_to_string(trace).unwrap();
+        assert!(trace.contains("SIP/2.0 301 ") && trace.contains(&format!("sip:{to}")), "{trace}");
+    }
+    // A name that nobody knows: whose it is, and what to do.
+    let director = PoolProcess::start(&["--dialect", "lync", "--redirect-to", "home.pool.invalid:5061"]);
+    let output = check(&director.address, dir.path(), &TCP);
+    assert_eq!(code(&output), 5, "{} {}", out(&output), err(&output));
+    let text = out(&output);
+    assert!(
+        text.contains("the pool sent the user to home.pool.invalid:5061, which cannot be found"),
+        "{text}"
+    );
+    assert!(text.contains("let the name servers of this host know"), "{text}");
 }
 
 /// What the cmdlet calls TrustedServer: the pool knows the certificate of this host, and asks nobody

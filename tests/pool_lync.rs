@@ -101,14 +101,14 @@ fn its_faults_are_flags_and_wrong_ones_are_refused() {
     assert!(answer.contains("Contact: <sip:127.0.0.1:5063;transport=tcp>\r\n"));
     for (wrong, named) in [
         (&["--dialect", "lynx"][..], "simple, lync or both"),
-        (&["--schemes", "basic"], "ntlm, kerberos or tls-dsk"),
+        (&["--schemes", "basic"], "ntlm, kerberos, tls-dsk or digest"),
         (&["--sipae-version", "5"], "2..=4"),
         (&["--trusted-cn", "a.b"], "--tls-client-ca"),
         (&["--redirect-to", "a.b"], "a host and a port"),
         // A fault that would never happen is a mistake, too.
         (&["--conflict-every", "3"], "--conflict-every is about the lync dialect"),
         (&["--notify-instead"], "--notify-instead is about the lync dialect"),
-        (&["--dialect", "lync", "--drop", "5%"], "--drop is about UDP and digest"),
+        (&["--dialect", "lync", "--drop", "5%"], "--drop is about UDP or digest"),
         (
             &["--dialect", "both", "--no-auth", "--wrong-rspauth", "5%"],
             "--wrong-rspauth is about challenges and signatures",

@@ -465,6 +465,9 @@ fn dialect(
     if transport == Transport::Udp {
         return Err(EngineError::Plan("the dialect lync does not go over UDP: tls or tcp".to_owned()));
     }
+    if pool.shared_connections {
+        return Err(EngineError::Plan("users of the dialect lync share no connections: per-user".to_owned()));
+    }
     let scheme = auth.map_or(v1::AuthScheme::Auto, |auth| auth.scheme());
     let auth = match scheme {
         v1::AuthScheme::Trusted => LyncAuth::None,

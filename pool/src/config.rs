@@ -98,6 +98,8 @@ pub enum LyncScheme {
     Kerberos,
     /// Offered only.
     TlsDsk,
+    /// RFC 7616, as servers may offer it to users outside; verified here, too.
+    Digest,
 }
 
 impl LyncScheme {
@@ -108,6 +110,7 @@ impl LyncScheme {
             LyncScheme::Ntlm => "NTLM",
             LyncScheme::Kerberos => "Kerberos",
             LyncScheme::TlsDsk => "TLS-DSK",
+            LyncScheme::Digest => "Digest",
         }
     }
 }
@@ -120,7 +123,8 @@ impl FromStr for LyncScheme {
             "ntlm" => Ok(LyncScheme::Ntlm),
             "kerberos" => Ok(LyncScheme::Kerberos),
             "tls-dsk" => Ok(LyncScheme::TlsDsk),
-            _ => Err(wrong(text, "a scheme: ntlm, kerberos or tls-dsk")),
+            "digest" => Ok(LyncScheme::Digest),
+            _ => Err(wrong(text, "a scheme: ntlm, kerberos, tls-dsk or digest")),
         }
     }
 }

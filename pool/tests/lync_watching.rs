@@ -182,6 +182,23 @@ fn further_actions_go_on_in_the_same_dialog() {
     assert_eq!(world.stats().watches, 1);
 }
 
+/// As the known client refreshes; the other way is the test below.
+#[test]
+fn a_refresh_that_names_everybody_again_is_about_the_same() {
+    let mut world = World::new(open());
+    online(&mut world, 2, 2);
+    let mut client = world.watcher(1, 1, &[2, 3]);
+    let body = batch(1, "subscribe", &uris(&[3, 2]), &["state", "note"]);
+    let refresh = client
+        .subscribe("presence")
+        .in_dialog(&client.batch_tag)
+        .line("Content-Type: application/msrtc-adrl-categorylist+xml")
+        .body(&body);
+    let (answer, _) = world.ok(&client, &refresh);
+    assert_eq!(parts(&answer).len(), 3);
+    assert_eq!((world.stats().subscriptions, world.stats().watches), (1, 2));
+}
+
 #[test]
 fn a_refresh_without_a_body_is_about_everybody() {
     let mut world = World::new(open());

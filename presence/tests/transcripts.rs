@@ -53,12 +53,16 @@ transcripts! {
     lync_keep_alive
     lync_members
     lync_old_server
+    lync_present
     lync_redirect
+    lync_refresh
     lync_registration_lost
     lync_resubscribe
     lync_resubscribe_elsewhere
+    lync_resubscribe_silent
     lync_schemes
     lync_workflow
+    lync_workflow_terminated
     min_expires_publish
     min_expires_register
     min_expires_subscribe

@@ -516,6 +516,10 @@ fn what_the_server_tells_before_the_new_association_stands_is_taken() {
     let mut old = Vec::new();
     both.server.sign(before, &notify, false, &mut old);
     let (old, bare) = (message(&notify, &old), message(&notify, b""));
+    // One request is still open.
+    let open = both.request_of(b"call-2");
+    let (check, late) = both.answer_to(&open, b"call-2");
+    assert_eq!(check, Check::Passed(before));
     both.server.forget(before);
     both.attempts = Attempts::default();
     both.round(b"SERVICE");
@@ -524,6 +528,10 @@ fn what_the_server_tells_before_the_new_association_stands_is_taken() {
     assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Unprotected; 2]);
     let request = both.request(b"SERVICE");
     assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Unprotected; 2]);
+    assert_eq!(both.read(&open, &late).0, Reading::Unprotected);
+    // What would end the handshake has to be signed, and by the new one.
+    let unsigned = message(&both.outgoing(b"SERVICE", 200), b"");
+    assert_eq!(both.read(&request, &unsigned).0, Reading::Refused);
     let (check, answer) = both.answer(&request);
     let Check::Passed(association) = check else { panic!("{check:?}") };
     assert_eq!(both.read(&request, &answer).0, Reading::Accepted);

@@ -4,6 +4,8 @@ pub mod allow;
 pub mod clock;
 #[cfg(feature = "legacy-tls")]
 pub mod legacy;
+#[cfg(feature = "legacy-tls")]
+mod old_chain;
 pub mod poll;
 pub mod probe;
 pub mod secured;

@@ -74,6 +74,13 @@ impl Client {
         &self.name
     }
 
+    /// The same for a server that has to have another name; `None` if that is none.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Client> {
+        let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).ok()?;
+        Some(Client { name, ..self.clone() })
+    }
+
     /// What is known of targets that refused.
     #[must_use]
     pub fn probes(&self) -> &Probes {

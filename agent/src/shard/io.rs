@@ -12,7 +12,9 @@ use adsum_presence::host::{
 use adsum_presence::population::Transport;
 use adsum_sip::locate::{Attempt, Failover, Failure as Trouble};
 use adsum_sip::{Time, value};
+use smallvec::SmallVec;
 
+use super::names::{Names, Place};
 use crate::failures::Failures;
 use crate::net::allow::Allow;
 use crate::net::clock;
@@ -32,7 +34,15 @@ pub(super) struct Line {
     /// Which targets were tried for it, and which is now.
     pub attempt: Option<Attempt>,
     /// Where the pool sent this user (3xx), instead of one of the targets.
-    pub redirect: Option<SocketAddr>,
+    pub redirect: Option<Elsewhere>,
+}
+
+/// Where a redirection leads.
+#[derive(Debug, Clone)]
+pub(super) enum Elsewhere {
+    Address(SocketAddr),
+    /// `host[:port]`, which [`Names`] knows.
+    Name(Rc<str>),
 }
 
 impl Line {
@@ -85,6 +95,10 @@ pub(super) struct ShardIo {
     pub tls: Option<Client>,
     /// Where the pool is, and which of its addresses rest because they failed.
     pub failover: Failover,
+    /// Where the servers are that it sends users to by name.
+    pub names: Names,
+    /// What SRV records are drawn from.
+    pub seed: u64,
     pub allow: Allow,
     pub advertise: Option<String>,
     pub watcher: Option<Watcher>,
@@ -153,16 +167,54 @@ impl ShardIo {
         true
     }
 
-    /// Where a connection of this flow leads now.
-    pub fn dial_of(&mut self, now: Time, flow: Flow) -> Option<Dial> {
+    /// Where a connection of this flow leads now: `None` if that is not known yet, and will be.
+    ///
+    /// # Errors
+    /// Why there is nowhere to connect to.
+    pub fn dial_of(&mut self, now: Time, flow: Flow) -> Result<Option<Dial>, FlowError> {
         let fresh = self.failover.begin(now);
-        let line = self.lines.get_mut(flow as usize)?;
-        let target = match line.redirect {
-            Some(target) => target,
-            None => self.failover.address(*line.attempt.get_or_insert(fresh?))?,
+        let Some(line) = self.lines.get_mut(flow as usize) else { return Err(no_target()) };
+        let target = match &line.redirect {
+            Some(Elsewhere::Address(target)) => *target,
+            Some(Elsewhere::Name(name)) => {
+                match self.names.place(now, name, flow, line.generation) {
+                    Place::Later => return Ok(None),
+                    Place::Nowhere(error) => return Err(error),
+                    Place::At(all) => {
+                        let allowed: SmallVec<[SocketAddr; 8]> =
+                            all.iter().copied().filter(|one| self.allow.permits(one.ip())).collect();
+                        // Users share a server's addresses, and the next attempt takes the next one.
+                        let nth = flow.wrapping_add(line.generation) as usize;
+                        match allowed.get(nth % allowed.len().max(1)).or(all.first()) {
+                            Some(target) => *target,
+                            None => return Err(no_target()),
+                        }
+                    }
+                }
+            }
+            None => {
+                let attempt = match line.attempt {
+                    Some(attempt) => Some(attempt),
+                    None => fresh,
+                };
+                line.attempt = attempt;
+                let address = attempt.and_then(|attempt| self.failover.address(attempt));
+                address.ok_or_else(no_target)?
+            }
         };
-        let source = self.source_of(flow);
-        Some(Dial { target, source, tls: self.tls.clone(), shared: self.shared, stamped: self.kernel_stamps })
+        let (source, tls) = (self.source_of(flow), self.tls_of(flow));
+        Ok(Some(Dial { target, source, tls, shared: self.shared, stamped: self.kernel_stamps }))
+    }
+
+    /// TLS as a flow needs it: a server to which the pool sent its user by name has that name in its
+    /// certificate. The redirection came from a server whose certificate was good.
+    fn tls_of(&self, flow: Flow) -> Option<Client> {
+        let tls = self.tls.as_ref()?;
+        let name = match self.lines.get(flow as usize)?.redirect.as_ref() {
+            Some(Elsewhere::Name(name)) => crate::locate::split(name).ok().map(|(host, _)| host),
+            _ => None,
+        };
+        Some(name.and_then(|host| tls.named(host)).unwrap_or_else(|| tls.clone()))
     }
 
     /// The local address that is prescribed for a flow.
@@ -172,7 +224,7 @@ impl ShardIo {
 
     /// Says of a refused TLS handshake what a question to the target has found, or that this is not known yet.
     pub fn puzzle(&self, flow: Flow, target: SocketAddr, error: FlowError) -> Explained {
-        match &self.tls {
+        match &self.tls_of(flow) {
             Some(tls) => tls.probes().explain(target, self.source_of(flow), tls.name(), error),
             None => Explained::Now(error),
         }
@@ -353,20 +405,27 @@ impl Host for ShardIo {
         }
     }
 
-    fn redirect(&mut self, _now: Time, user: u32, uri: &[u8]) -> Redirect {
-        // Of a shared connection one user cannot be taken away, and names are not resolved on
-        // the way: there the answer stands, and names the new target.
-        let default = if self.transport == Transport::Tls { 5061 } else { 5060 };
-        let Some(target) = numeric(uri, default).filter(|_| !self.shared && !self.is_udp()) else {
+    fn redirect(&mut self, now: Time, user: u32, uri: &[u8]) -> Redirect {
+        // Of a shared connection one user cannot be taken away: there the answer stands, and names
+        // the new target.
+        if self.shared || self.is_udp() {
             return Redirect::No;
-        };
-        if !self.allow.permits(target.ip()) {
-            return Redirect::Blocked(target);
         }
+        let default = if self.transport == Transport::Tls { 5061 } else { 5060 };
+        let elsewhere = match numeric(uri, default) {
+            Some(target) if !self.allow.permits(target.ip()) => return Redirect::Blocked(target),
+            Some(target) => Elsewhere::Address(target),
+            // Whether traffic may go there is known with its addresses, when it is opened.
+            None => {
+                let named = named(uri).and_then(|name| self.names.ask(now, &name, self.transport, self.seed));
+                let Some(name) = named else { return Redirect::No };
+                Elsewhere::Name(name)
+            }
+        };
         self.close(user, user);
         let Some(line) = self.lines.get_mut(user as usize) else { return Redirect::No };
         line.attempt = None;
-        line.redirect = Some(target);
+        line.redirect = Some(elsewhere);
         self.wanted.push(user);
         Redirect::To(Opened::Connecting(user))
     }
@@ -419,6 +478,22 @@ fn numeric(uri: &[u8], default_port: u16) -> Option<SocketAddr> {
     let uri = value::sip_uri(uri)?;
     let host = std::str::from_utf8(uri.host).ok()?.trim_matches(['[', ']']);
     Some(SocketAddr::new(host.parse().ok()?, uri.port.unwrap_or(default_port)))
+}
+
+/// `host[:port]` that a URI names.
+fn named(uri: &[u8]) -> Option<String> {
+    let uri = value::sip_uri(uri)?;
+    let host = std::str::from_utf8(uri.host).ok().filter(|host| !host.is_empty())?;
+    Some(uri.port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+fn no_target() -> FlowError {
+    FlowError {
+        class: Class::Configuration,
+        code: "transport:connect",
+        reason: "there is nowhere to connect to".into(),
+        diagnosis: "give a target".into(),
+    }
 }
 
 /// What becomes known about a connection.

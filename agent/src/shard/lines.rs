@@ -105,8 +105,9 @@ impl Core {
                 break;
             }
             self.streams.limits.pop_front();
-            if !open && let Some(dial) = self.io.dial_of(now, flow) {
-                self.lost(flow, too_slow(&dial.target), false);
+            let peer = self.io.target_of(flow);
+            if !open && let Some(peer) = peer {
+                self.lost(flow, too_slow(&peer), false);
             }
         }
         while let Some((_, flow)) = self.streams.retries.front().copied().filter(|(at, _)| *at <= now) {
@@ -116,6 +117,11 @@ impl Core {
         }
         if self.streams.look_again <= now {
             self.streams.look_again = Time::NEVER;
+            for (flow, generation) in self.io.names.take_waiting() {
+                if self.io.lines.get(flow as usize).is_some_and(|line| line.generation == generation) {
+                    self.io.wanted.push(flow);
+                }
+            }
             for puzzle in std::mem::take(&mut self.streams.puzzles) {
                 let known = self.io.lines.get(puzzle.flow as usize);
                 // Whoever waited has hung up meanwhile, or connects again.
@@ -134,14 +140,14 @@ impl Core {
         let Some(line) = self.io.lines.get(flow as usize) else { return };
         let generation = line.generation;
         let opened = match self.io.dial_of(now, flow) {
-            Some(dial) if self.io.allow.permits(dial.target.ip()) => Connection::open(&dial),
-            Some(Dial { target, .. }) => Err(self.io.blocked(target.ip())),
-            None => Err(FlowError {
-                class: Class::Configuration,
-                code: "transport:connect",
-                reason: "there is nowhere to connect to".into(),
-                diagnosis: "give a target".into(),
-            }),
+            Ok(Some(dial)) if self.io.allow.permits(dial.target.ip()) => Connection::open(&dial),
+            Ok(Some(Dial { target, .. })) => Err(self.io.blocked(target.ip())),
+            Ok(None) => {
+                // Its name is asked for; the limits of that are its own.
+                self.streams.look_again = self.streams.look_again.min(self.io.names.next_look(now));
+                return;
+            }
+            Err(error) => Err(error),
         };
         let watched = opened.and_then(|connection| {
             self.streams.poller.add(&connection, key(flow, generation)).map_err(|error| FlowError {

@@ -7,6 +7,7 @@
 
 mod io;
 mod lines;
+mod names;
 mod run;
 mod stages;
 
@@ -114,6 +115,10 @@ pub enum Command {
     Drain,
     /// Stop at once: what is open is void.
     Abort,
+    /// Workflows go no further: take back what was published, sign off.
+    Leave,
+    /// The same without waiting for answers any more, then stop.
+    LeaveNow,
 }
 
 /// What a shard tells.
@@ -327,6 +332,8 @@ impl Core {
             sources: plan.sources,
             tls,
             failover,
+            names: names::Names::default(),
+            seed: plan.seed,
             allow: plan.allow,
             advertise: plan.advertise,
             watcher: None,

@@ -119,6 +119,8 @@ async fn run(
                     Some(Command::Start(at)) => core.start_at(at),
                     Some(Command::Drain) => core.drain(now),
                     Some(Command::Abort) => core.abort(now),
+                    Some(Command::Leave) => core.leave(now),
+                    Some(Command::LeaveNow) => core.leave_now(now),
                     None => {
                         // The engine is gone: load never runs unattended.
                         open = false;

@@ -22,6 +22,11 @@ pub const SAMPLES_ABOVE: u64 = 10;
 /// Ports that Linux gives out for one local address and one destination (32768 to 60999).
 pub const PORTS_PER_ADDRESS: u64 = 28_232;
 
+/// Seconds that Lync Server 2013 grants a registration and a subscription, unless its policies say
+/// otherwise (New-CsRegistrarConfiguration, New-CsUserServicesConfiguration).
+const LYNC_REGISTERED_S: u64 = 600;
+const LYNC_SUBSCRIBED_S: u64 = 28_800;
+
 /// Sockets of a shard for UDP: a few connected ones, and one that is not beside each.
 const UDP_SOCKETS_PER_SHARD: u64 = 8;
 /// Sockets of a shard when users share streams.
@@ -195,11 +200,7 @@ fn messages(scenario: &Scenario) -> (u64, u64) {
     let own = scenario.workload.self_subscribe;
     let watchers = fan_out_milli(scenario);
     if scenario.dialect == Dialect::Lync {
-        let plain = lync_messages(scenario.workload.kind, own, watchers);
-        // NTLM challenges a REGISTER twice, and nothing after it ([MS-SIPAE]).
-        let challenged = scenario.auth.scheme != Scheme::Trusted && scenario.workload.kind == Kind::Workflow;
-        let all = plain + if challenged { 4 * 2_000 } else { 0 };
-        return (all, all);
+        return lync_messages(scenario, own, watchers);
     }
     let (requests, notifies, users) = match (scenario.workload.kind, own) {
         (Kind::Workflow, false) => (8_000, 3_000, 2_000),
@@ -218,13 +219,23 @@ fn messages(scenario: &Scenario) -> (u64, u64) {
 }
 
 /// The same in the dialect `lync`, where first notifications travel in answers, nobody answers a
-/// BENOTIFY, and publishers are told of what they publish.
-fn lync_messages(kind: Kind, own: bool, watchers: u64) -> u64 {
-    match (kind, own) {
-        (Kind::Workflow, false) => 2 * 8_000 + 1_000,
-        (Kind::Workflow, true) => 2 * 12_000 + 2_000,
-        (Kind::Held, false) => 2 * 1_000 + watchers,
-        (Kind::Held, true) => 2 * 1_000 + watchers + 1_000,
+/// BENOTIFY, both users publish that they are there, and whoever publishes is told of it.
+fn lync_messages(scenario: &Scenario, own: bool, watchers: u64) -> (u64, u64) {
+    let kind = scenario.workload.kind;
+    let (requests, benotifies) = match (kind, own) {
+        (Kind::Workflow, false) => (10_000, 1_000),
+        (Kind::Workflow, true) => (14_000, 4_000),
+        (Kind::Held, false) => (1_000, watchers),
+        (Kind::Held, true) => (1_000, watchers + 1_000),
+    };
+    let plain = 2 * requests + benotifies;
+    match (scenario.auth.scheme, scenario.auth.reuse_nonce, kind) {
+        (Scheme::Trusted, ..) => (plain, plain),
+        (Scheme::Digest, false, _) => (plain + 2 * requests, plain + 2 * requests),
+        (Scheme::Digest, true, Kind::Workflow) => (plain, plain + 2 * 2_000),
+        // NTLM challenges a REGISTER twice, and nothing after it ([MS-SIPAE]).
+        (Scheme::Auto | Scheme::Ntlm, _, Kind::Workflow) => (plain + 4 * 2_000, plain + 4 * 2_000),
+        (_, _, Kind::Held) => (plain, plain),
     }
 }
 
@@ -234,6 +245,14 @@ fn refreshes_per_s(scenario: &Scenario, population: &Population, mhz: u64) -> u6
         return 0;
     }
     let own = u64::from(scenario.workload.self_subscribe);
+    if scenario.dialect == Dialect::Lync {
+        // Requests and responses: a contact list is one dialog, and nothing that is published expires.
+        let watchers =
+            if scenario.workload.fan_out.is_some() { population.users() } else { population.pairs };
+        let dialogs = watchers.saturating_add(own * population.users());
+        return population.users().saturating_mul(2) / LYNC_REGISTERED_S
+            + dialogs.saturating_mul(2) / LYNC_SUBSCRIBED_S;
+    }
     let expires_s = u64::from(scenario.workload.expires_s.max(1));
     // Requests and responses: a registration, a subscription and its NOTIFY.
     let registrations = population.users().saturating_mul(2);
@@ -471,13 +490,17 @@ fn warnings(scenario: &Scenario, check: &Check, users: u64, agents: u64) -> Vec<
             percentile.expr, percentile.samples, percentile.step, percentile.needed
         ));
     }
+    let (lifetime_s, whose) = match scenario.dialect {
+        Dialect::Simple => (u64::from(scenario.workload.expires_s), "expires = "),
+        Dialect::Lync => (LYNC_REGISTERED_S, "what Lync servers mostly grant a registration, "),
+    };
     if scenario.workload.kind == Kind::Held
-        && u64::from(scenario.workload.expires_s) * SECOND_NS < check.total_ns
+        && lifetime_s * SECOND_NS < check.total_ns
         && check.messages_per_arrival > 0
     {
         warnings.push(format!(
-            "the run outlasts expires = {}: refreshes are part of its load",
-            duration_text(u64::from(scenario.workload.expires_s) * SECOND_NS)
+            "the run outlasts {whose}{}: refreshes are part of its load",
+            duration_text(lifetime_s * SECOND_NS)
         ));
     }
     if scenario

@@ -150,7 +150,7 @@ fn read_root(cx: &mut Cx<'_>, root: &Spanned<DeTable<'_>>) -> Option<Scenario> {
     let no_steps = section.get(cx, "step").is_none_or(|step| is_empty_array(step.get_ref()));
     let steps = section.sections(cx, "step", steps::MAX_STEPS);
     let steps = if no_steps { missing_table(cx, &section, "step") } else { steps::steps(cx, steps) };
-    let sites = pool::sites(cx, &mut section, pool.as_ref());
+    let sites = pool::sites(cx, &mut section, pool.as_ref(), dialect);
     let thresholds = section.sections(cx, "threshold", run::MAX_THRESHOLDS);
     let thresholds = run::thresholds(cx, thresholds, steps.as_ref(), &sites);
     let trust = run::trust(cx, &mut section);

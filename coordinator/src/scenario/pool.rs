@@ -19,7 +19,7 @@ pub(super) fn pool(cx: &mut Cx<'_>, mut section: Section<'_, '_>, dialect: Diale
         section.missing(cx, "target", TARGET);
     }
     let transport = transport(cx, &mut section, dialect);
-    let connections = section.choice(cx, "connections", Connections::WORDS);
+    let connections = connections(cx, &mut section, dialect);
     let allow = allow(cx, &mut section);
     if let Some(target) = &target {
         check_allowed(cx, target, &allow);
@@ -31,7 +31,7 @@ pub(super) fn pool(cx: &mut Cx<'_>, mut section: Section<'_, '_>, dialect: Diale
     Some(Pool {
         target: target?.value,
         transport,
-        connections: connections.map_or(Connections::PerUser, |c| c.value),
+        connections: connections.unwrap_or(Connections::PerUser),
         allow: allow.iter().map(Network::to_string).collect(),
         advertise,
         source,
@@ -49,11 +49,22 @@ fn transport(cx: &mut Cx<'_>, section: &mut Section<'_, '_>, dialect: Dialect) -
     asked.map_or(if lync { Transport::Tls } else { Transport::Udp }, |asked| asked.value)
 }
 
+/// Lync servers bind endpoint and security association to a connection ([MS-SIPAE], [MS-SIPREGE]).
+fn connections(cx: &mut Cx<'_>, section: &mut Section<'_, '_>, dialect: Dialect) -> Option<Connections> {
+    let asked = section.choice(cx, "connections", Connections::WORDS)?;
+    if dialect == Dialect::Lync && asked.value == Connections::Shared {
+        let wrong = Wrong::new("users of the dialect `lync` share no connections").found(cx.found(&asked.at));
+        cx.wrong(&asked.at, wrong.accepted("\"per-user\""));
+    }
+    Some(asked.value)
+}
+
 /// `[sites.NAME]`: each may say where to and from where for itself.
 pub(super) fn sites(
     cx: &mut Cx<'_>,
     root: &mut Section<'_, '_>,
     pool: Option<&Pool>,
+    dialect: Dialect,
 ) -> BTreeMap<String, Site> {
     let mut sites = BTreeMap::new();
     let Some(section) = root.section(cx, "sites") else { return sites };
@@ -64,7 +75,7 @@ pub(super) fn sites(
         check_site_name(cx, &name);
         match below {
             Ok(below) => {
-                let site = site(cx, below, &allow, pool.is_some());
+                let site = site(cx, below, &allow, pool.is_some(), dialect);
                 with_share += usize::from(site.share.is_some());
                 sites.insert(name.value, site);
             }
@@ -94,7 +105,13 @@ fn check_site_name(cx: &mut Cx<'_>, name: &At<String>) {
     }
 }
 
-fn site(cx: &mut Cx<'_>, mut section: Section<'_, '_>, allow: &[Network], pool_known: bool) -> Site {
+fn site(
+    cx: &mut Cx<'_>,
+    mut section: Section<'_, '_>,
+    allow: &[Network],
+    pool_known: bool,
+    dialect: Dialect,
+) -> Site {
     let share = share(cx, &mut section);
     let target = target(cx, &mut section);
     // Without `[pool] allow` being readable, a target outside of it proves nothing.
@@ -109,7 +126,7 @@ fn site(cx: &mut Cx<'_>, mut section: Section<'_, '_>, allow: &[Network], pool_k
         let wrong = Wrong::new("a site cannot have the embedded pool as its target").accepted("host[:port]");
         cx.wrong(&target.at, wrong);
     }
-    let connections = section.choice(cx, "connections", Connections::WORDS).map(|c| c.value);
+    let connections = connections(cx, &mut section, dialect);
     let advertise = advertise(cx, &mut section);
     let source = source(cx, &mut section);
     section.finish(cx);

@@ -15,6 +15,7 @@ mod clock;
 mod contacts;
 mod container;
 mod dialog;
+mod digest;
 mod doc;
 mod gate;
 mod notify;

@@ -22,17 +22,20 @@ pub const ROAMING_LIST: &[u8] = b"<roamingList xmlns=\"http://schemas.microsoft.
 /// What a publication is to say.
 #[derive(Debug, Clone, Copy)]
 pub enum Publish {
-    /// A new note and another state; with `first` also the device and its
-    /// state, without which a user appears offline.
+    /// The device and its state, without which a user appears offline: what
+    /// clients publish first when they sign on.
+    Presence,
+    /// A new note and another state of the user's own.
     Document {
         /// The text of the note.
         marker: Marker,
-        /// The first of this registration.
-        first: bool,
     },
     /// Note and what is bound to the endpoint go; a static `state` stays, as
-    /// with every user who once set one.
-    Nothing,
+    /// with every user who once set one, unless that is to go, too.
+    Nothing {
+        /// The `state` that the user set goes as well.
+        state: bool,
+    },
 }
 
 /// Available and busy by turns ([MS-PRES], ranges of `availability`).
@@ -51,8 +54,9 @@ pub fn write_publish(what: Publish, uri: &[u8], epid: &Epid, versions: &Versions
     out.extend_from_slice(b"\">");
     for (own, version) in OWN.iter().zip(versions.0) {
         let wanted = match what {
-            Publish::Document { first, .. } => first || !own.is_bound(),
-            Publish::Nothing => version > 0 && (own.is_bound() || own.category == "note"),
+            Publish::Presence => own.is_bound(),
+            Publish::Document { .. } => !own.is_bound(),
+            Publish::Nothing { state } => version > 0 && (state || own.is_bound() || own.category == "note"),
         };
         if !wanted {
             continue;
@@ -67,12 +71,19 @@ pub fn write_publish(what: Publish, uri: &[u8], epid: &Epid, versions: &Versions
         out.extend_from_slice(own.life.as_bytes());
         out.push(b'"');
         match what {
-            Publish::Nothing => out.extend_from_slice(b" expires=\"0\"/>"),
-            Publish::Document { marker, .. } => {
+            Publish::Nothing { .. } => out.extend_from_slice(b" expires=\"0\"/>"),
+            Publish::Presence => {
                 out.push(b'>');
-                match (own.category, own.is_bound()) {
-                    ("device", _) => write_device(uri, epid, out),
-                    ("state", bound) => write_state(bound, marker.sequence, out),
+                match own.category {
+                    "device" => write_device(uri, epid, out),
+                    _ => write_state("machineState", false, b"3500", out),
+                }
+                out.extend_from_slice(b"</publication>");
+            }
+            Publish::Document { marker } => {
+                out.push(b'>');
+                match own.category {
+                    "state" => write_state("userState", true, availability(marker.sequence), out),
                     _ => {
                         out.extend_from_slice(
                             b"<note xmlns=\"http://schemas.microsoft.com/2006/09/sip/note\">\
@@ -106,18 +117,18 @@ fn write_device(uri: &[u8], epid: &Epid, out: &mut Vec<u8>) {
 }
 
 /// The machine is always available: the user's own state is what changes.
-fn write_state(is_machine: bool, sequence: u32, out: &mut Vec<u8>) {
+fn write_state(kind: &str, is_manual: bool, availability: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"<state xmlns=\"http://schemas.microsoft.com/2006/09/sip/state\" manual=\"");
-    out.extend_from_slice(if is_machine { b"false" } else { b"true" });
+    out.extend_from_slice(if is_manual { b"true" } else { b"false" });
     out.extend_from_slice(b"\" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"");
-    out.extend_from_slice(if is_machine { b"machineState" as &[u8] } else { b"userState" });
+    out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\"><availability>");
-    out.extend_from_slice(if is_machine { b"3500" } else { availability(sequence) });
-    out.extend_from_slice(if is_machine {
-        b"</availability><endpointLocation/></state>" as &[u8]
-    } else {
-        b"</availability></state>"
-    });
+    out.extend_from_slice(availability);
+    out.extend_from_slice(b"</availability>");
+    if !is_manual {
+        out.extend_from_slice(b"<endpointLocation/>");
+    }
+    out.extend_from_slice(b"</state>");
 }
 
 /// Appends the beginning of a batch: whose it is, and its number in the dialog.
@@ -180,17 +191,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_publication_has_everything_and_later_ones_what_changes() {
+    fn a_sign_on_says_that_the_endpoint_is_there_and_publications_what_changes() {
         let marker = |sequence| Marker { run: 1, publisher: 2, sequence };
-        let first = text(Publish::Document { marker: marker(1), first: true }, Versions::default());
-        assert_eq!(first.matches("<publication ").count(), 8);
+        let first = text(Publish::Presence, Versions::default());
+        assert_eq!(first.matches("<publication ").count(), 3);
         // As in the protocol guide §3.8.
         assert!(first.contains(
-            "<publication categoryName=\"state\" instance=\"904962482\" container=\"3\" version=\"0\" expireType=\"endpoint\">"
+            "<publication categoryName=\"state\" instance=\"904962482\" container=\"3\" version=\"0\" expireType=\"endpoint\">\
+             <state xmlns=\"http://schemas.microsoft.com/2006/09/sip/state\" manual=\"false\" \
+             xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"machineState\">\
+             <availability>3500</availability><endpointLocation/></state></publication>"
         ));
-        assert!(first.contains("xsi:type=\"userState\"><availability>3500</availability>"));
+        assert!(first.contains("endpointId=\"D2C7CDA8-AE65-50B2-B614-5EAB2E452AE6\""));
         let versions = Versions([1, 1, 1, 4, 5, 6, 7, 8]);
-        let next = text(Publish::Document { marker: marker(2), first: false }, versions);
+        let own = text(Publish::Document { marker: marker(1) }, versions);
+        assert!(own.contains("xsi:type=\"userState\"><availability>3500</availability>"));
+        let next = text(Publish::Document { marker: marker(2) }, versions);
         assert_eq!(next.matches("<publication ").count(), 5);
         assert_eq!(next.matches("<availability>6500<").count(), 2);
         assert_eq!(next.matches("uri=\"\">adsum1.000001.000002.000002</body>").count(), 3);
@@ -199,9 +215,14 @@ mod tests {
 
     #[test]
     fn what_is_withdrawn_is_what_is_there() {
-        let all = text(Publish::Nothing, Versions([1, 2, 0, 4, 5, 6, 7, 8]));
-        assert_eq!(all.matches(" expires=\"0\"/>").count(), 5);
-        assert!(!all.contains("536870912"));
-        assert_eq!(text(Publish::Nothing, Versions::default()), "");
+        let versions = Versions([1, 2, 0, 4, 5, 6, 7, 8]);
+        let usual = text(Publish::Nothing { state: false }, versions);
+        assert_eq!(usual.matches(" expires=\"0\"/>").count(), 5);
+        assert!(!usual.contains("536870912"));
+        let all = text(Publish::Nothing { state: true }, versions);
+        assert_eq!(all.matches(" expires=\"0\"/>").count(), 7);
+        for state in [false, true] {
+            assert_eq!(text(Publish::Nothing { state }, Versions::default()), "");
+        }
     }
 }

@@ -32,6 +32,9 @@ pub struct LyncOptions {
     pub user_agent: Option<String>,
     /// How users prove who they are.
     pub auth: LyncAuth,
+    /// Nothing stays behind: also the `state` that a user set is withdrawn, and what a server
+    /// may have taken without an answer.
+    pub is_tidy: bool,
 }
 
 /// How users prove who they are to a Lync server ([MS-SIPAE]).

@@ -84,7 +84,7 @@ impl Population {
         let owner = found.map(|(slot, _)| self.dialogs[slot].owner);
         if let Some(status) = self.answers.find(transaction) {
             host.message_received(Method::Notify, 0, true);
-            return self.reply(flow, origin, message, status, extra_of(status), owner, host);
+            return self.reply(flow, origin, message, status, extra_of(status, self.is_lync()), owner, host);
         }
         if let Some(owner) = owner
             && !self.is_genuine(now, owner, message, host)
@@ -124,7 +124,15 @@ impl Population {
                     host.count(self.stage, Counter::Duplicate, now, 1);
                 }
                 self.answers.keep(transaction, status);
-                return self.reply(flow, origin, message, status, extra_of(status), owner, host);
+                return self.reply(
+                    flow,
+                    origin,
+                    message,
+                    status,
+                    extra_of(status, self.is_lync()),
+                    owner,
+                    host,
+                );
             }
             if cseq < dialog.remote_cseq {
                 host.message_received(Method::Notify, 0, false);
@@ -141,7 +149,7 @@ impl Population {
         dialog.remote_status = status;
         self.answers.keep(transaction, status);
         if status != 200 {
-            return self.reply(flow, origin, message, status, extra_of(status), owner, host);
+            return self.reply(flow, origin, message, status, extra_of(status, self.is_lync()), owner, host);
         }
         dialog.remote_tag.clear();
         dialog.remote_tag.extend_from_slice(from_tag);
@@ -363,8 +371,12 @@ fn write_top_via(out: &mut Vec<u8>, via: &[u8], origin: Origin) {
 }
 
 /// What a status has besides the headers that are copied.
-fn extra_of(status: u16) -> &'static [u8] {
-    if status == 489 { b"Allow-Events: presence\r\n" } else { b"" }
+fn extra_of(status: u16, is_lync: bool) -> &'static [u8] {
+    match (status, is_lync) {
+        (489, false) => b"Allow-Events: presence\r\n",
+        (489, true) => b"Allow-Events: presence, vnd-microsoft-roaming-self, registration-notify\r\n",
+        _ => b"",
+    }
 }
 
 /// How NOTIFYs were answered, for those that come again after their dialog has

@@ -168,8 +168,8 @@ impl Population {
         let dialog = &self.dialogs[slot];
         let (owner, is_carrier) = (dialog.owner, dialog.has(has::CARRIER));
         let kind = message.header(HeaderId::ContentType).unwrap_or(b"");
-        let is_plain =
-            kind.len() >= 37 && kind[..37].eq_ignore_ascii_case(b"application/msrtc-event-categories+xm");
+        let kind = memchr::memchr(b';', kind).map_or(kind, |end| &kind[..end]).trim_ascii();
+        let is_plain = kind.eq_ignore_ascii_case(b"application/msrtc-event-categories+xml");
         let is_awaited = if is_carrier { dialog.has(has::PENDING) } else { !dialog.has(has::ACTIVE) };
         let mut then: SmallVec<[((Slot, u32), Then<'_>); 4]> = SmallVec::new();
         if !body.is_empty() && (is_awaited || !is_plain) {
@@ -227,7 +227,8 @@ impl Population {
     /// A publisher is shown for the first time: it owes what it publishes from now on.
     fn appear(&mut self, rider: Slot, stamp: Time, host: &mut impl Host) -> bool {
         let dialog = &mut self.dialogs[rider];
-        if dialog.has(has::ACTIVE | has::LEAVING) {
+        // Nobody asked for one that still waits for its request.
+        if dialog.has(has::ACTIVE | has::LEAVING | has::QUEUED) {
             return false;
         }
         dialog.flags |= has::ACTIVE;

@@ -3,12 +3,12 @@
 
 use adsum_sip::gruu::Instance;
 use adsum_sip::ids::CallKind;
-use adsum_sip::protection::Protection as _;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
 use super::lync_state::own;
 use super::registration::Flaw;
+use super::request::Outcome;
 use super::state::is;
 use super::{Population, Timer};
 use crate::host::{Activity, Class, Counter, Failure, Flow, Hop, Host, Sent};
@@ -118,11 +118,7 @@ impl Population {
         endpoint.keep_alive = 0;
         endpoint.set(own::PRESENT, false);
         endpoint.versions.unbound();
-    }
-
-    /// A security association belongs to a connection: the next one begins anew.
-    pub(super) fn forget_association(&mut self, user: u32) {
-        self.protection.reconnected(&mut self.users[user as usize].auth, user);
+        self.forget_parked(user);
     }
 
     /// The user whose registration a NOTIFY is about: by our Call-ID, else by whose
@@ -193,7 +189,7 @@ impl Population {
     pub(super) fn registration_lost(&mut self, at: Time, user: u32, host: &mut impl Host) {
         self.lacks(at, user);
         self.unregistered(user);
-        self.abandon(at, user, host);
+        self.abandon(at, user, Outcome::Unregistered, host);
         while let Some(dialog) = self.some_dialog(user) {
             if !self.is_workflow() && self.counts_as_lost(dialog) {
                 host.count(self.stage, Counter::SubscriptionLost, at, 1);

@@ -6,13 +6,16 @@ use adsum_sip::value;
 use memchr::memmem;
 
 use super::Population;
-use super::lync_state::own;
 use super::request::{Order, Scratch};
 use super::state::{Purpose, has, tried};
 use crate::host::Host;
 use crate::lync::documents::{self, Publish};
 use crate::lync::messages::{Fields, Shape};
 use crate::marker::Marker;
+
+/// Publishers that a refresh names at most: longer lists are more than servers take in one request.
+/// [UNV] The subscription to the others goes on all the same, as the dialog does.
+const MAX_REFRESHED: usize = 1_000;
 
 impl Population {
     pub(super) fn render_lync(
@@ -54,7 +57,11 @@ impl Population {
                 request_uri = peer;
                 (Shape::Register, call, user.register_cseq)
             }
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
+            Purpose::Publish
+            | Purpose::PublishRefresh
+            | Purpose::Unpublish
+            | Purpose::SetMembers
+            | Purpose::Present => {
                 user.publish_cseq += 1;
                 let call = CallRef { kind: CallKind::Publication, slot: order.user, generation: 0 };
                 media_type = documents::PUBLISH_TYPE;
@@ -63,12 +70,14 @@ impl Population {
                     documents::write_members(endpoint.colleagues, body);
                 } else {
                     let what = if order.purpose == Purpose::Unpublish {
-                        Publish::Nothing
+                        Publish::Nothing { state: lync.is_tidy }
+                    } else if order.purpose == Purpose::Present {
+                        Publish::Presence
                     } else {
                         let sequence = self.publications.get(order.publication).map_or(0, |p| p.sequence);
                         let publisher = self.accounts.number(order.user);
                         let marker = Marker { run: namespace.run, publisher, sequence };
-                        Publish::Document { marker, first: !endpoint.is(own::PRESENT) }
+                        Publish::Document { marker }
                     };
                     documents::write_publish(what, uri, &endpoint.epid, &endpoint.versions, body);
                 }
@@ -86,19 +95,28 @@ impl Population {
                     // The publisher itself was to be asked (`resubscribe`).
                     self.accounts.write_uri(publisher, peer);
                 }
-                if first && shape == Shape::Own {
+                // [UNV] What a server makes of a refresh without a body: RFC 6665 §4.1.2.2 has it handled as
+                // the first SUBSCRIBE, and the known client says each time all that it is about.
+                if !ends && shape == Shape::Own {
                     media_type = documents::ROAMING_TYPE;
                     body.extend_from_slice(documents::ROAMING_LIST);
-                } else if first {
+                } else if !ends {
                     media_type = documents::BATCH_TYPE;
                     documents::begin_batch(uri, cseq, body);
                     if publisher != order.user {
                         documents::add_to_batch(peer, body);
                     }
                     let mut at = watches;
+                    let mut room = MAX_REFRESHED;
                     while let Some(rider) = self.dialogs.get(at).filter(|_| flags & has::CARRIER != 0) {
                         at = rider.next_watch;
-                        if rider.has(has::ASKED) {
+                        let is_meant = if first {
+                            rider.has(has::ASKED)
+                        } else {
+                            rider.has(has::RIDES) && !rider.has(has::QUEUED)
+                        };
+                        if is_meant && room > 0 {
+                            room -= 1;
                             peer.clear();
                             self.accounts.write_uri(rider.publisher, peer);
                             documents::add_to_batch(peer, body);

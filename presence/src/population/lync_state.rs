@@ -1,10 +1,13 @@
 //! What is kept for a user that speaks `lync`, beside [`super::state::User`]:
 //! users of the other dialect do not carry it.
 
+use std::collections::BTreeMap;
+
 use adsum_sip::Time;
 use adsum_sip::protection::Reading;
 
 use super::Population;
+use super::request::Order;
 use crate::accounts::Accounts;
 use crate::lync::LyncOptions;
 use crate::lync::identity::Epid;
@@ -19,12 +22,14 @@ use crate::wheel::TimerId;
 pub(super) mod own {
     /// It has published a note that stands.
     pub const PUBLISHED: u8 = 1;
-    /// The registration holds its device and its state.
+    /// The registration holds its device and its state: the user appears on line.
     pub const PRESENT: u8 = 2;
     /// Its colleagues were not allowed to see it.
     pub const LACKS_MEMBERS: u8 = 4;
     /// It asked for that to be changed, once.
     pub const ASKED_MEMBERS: u8 = 8;
+    /// A REGISTER makes a new security association, and everything else waits for it.
+    pub const RENEWING: u8 = 16;
     /// Something that it was told was dropped because of its signature.
     pub const MISSIGNED: u8 = 32;
 }
@@ -35,6 +40,19 @@ pub(super) struct Lync {
     pub messages: Messages,
     /// One for each user.
     pub endpoints: Vec<Endpoint>,
+    /// See [`LyncOptions::is_tidy`].
+    pub is_tidy: bool,
+    /// By user: requests that wait for an association. No more than a user has transactions: one
+    /// publication, one for its own presence, one for each dialog in which it watches.
+    pub parked: BTreeMap<u32, Vec<Parked>>,
+}
+
+/// A request that waits: its transaction is open, and nothing of it is on the wire.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub slot: Slot,
+    pub generation: u32,
+    pub order: Order,
 }
 
 /// A user's one endpoint.
@@ -52,6 +70,8 @@ pub(super) struct Endpoint {
     pub keep_timer: TimerId,
     /// When something of it was last written to its connection.
     pub written: Time,
+    /// When its security association was made.
+    pub associated: Time,
     /// What the registrar wants to be our Contact; without brackets.
     pub gruu: Box<[u8]>,
     /// `ms-user-logon-data`, if the registrar said it.
@@ -92,6 +112,7 @@ impl Lync {
                 keep_alive: 0,
                 keep_timer: TimerId::NONE,
                 written: Time(0),
+                associated: Time(0),
                 gruu: Box::default(),
                 logon: None,
             }
@@ -100,6 +121,8 @@ impl Lync {
         Ok(Box::new(Lync {
             messages: Messages::new(transport, options)?,
             endpoints: (0..users).map(endpoint).collect(),
+            is_tidy: options.is_tidy,
+            parked: BTreeMap::new(),
         }))
     }
 }

@@ -329,7 +329,7 @@ impl Population {
         crate::diagnosis::of_ended(message, reason, &mut diagnosis);
         for (rider, _) in self.riders(owner, has::RIDES) {
             let rider = &self.dialogs[rider];
-            if rider.has(has::SETTLED) {
+            if rider.has(has::SETTLED) && !self.is_workflow() {
                 continue;
             }
             host.failed(&Failure {
@@ -358,9 +358,13 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
+        if self.dialogs[slot].has(has::RIDES) && self.dialogs[slot].has(has::SETTLED) && pool.is_empty() {
+            // It stood until now: it is asked for again, and then by itself.
+            return self.subscription_lost(at, slot, Again::AtOnce, host);
+        }
         let dialog = &mut self.dialogs[slot];
         let (owner, publisher, stage) = (dialog.owner, dialog.publisher, dialog.stage);
-        if dialog.has(has::RIDES) && pool.is_empty() && !dialog.has(has::SETTLED) {
+        if dialog.has(has::RIDES) && pool.is_empty() {
             dialog.flags &= !(has::RIDES | has::ANSWER | has::ASKED | has::QUEUED);
             let mut order = Order::new(Purpose::Subscribe, owner, self.config.expires, stage, at);
             order.dialog = slot;
@@ -461,9 +465,11 @@ impl Population {
     }
 }
 
-/// Who has to act on the end of a subscription.
+/// Who has to act on the end of a subscription: a policy, or an address that the pool does not know,
+/// are matters of configuration, as a 403 and a 404 are.
 pub(super) fn termination_class(reason: &[u8]) -> Class {
-    if reason.eq_ignore_ascii_case(b"rejected") { Class::Configuration } else { Class::Pool }
+    let is = |name: &[u8]| reason.eq_ignore_ascii_case(name);
+    if is(b"rejected") || is(b"noresource") { Class::Configuration } else { Class::Pool }
 }
 
 impl Dialog {

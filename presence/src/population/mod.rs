@@ -22,7 +22,9 @@
 //! once as delivered, superseded, missed or void. Rejected credentials are
 //! never tried again.
 
+mod ending;
 mod incoming;
+mod lync_association;
 mod lync_notify;
 mod lync_publication;
 mod lync_registration;
@@ -359,11 +361,11 @@ impl Population {
         self.users[user as usize].is(is::GONE)
     }
 
-    /// True if the user signed on completely.
+    /// True if the user signed on completely; in `lync` it appears on line then.
     #[must_use]
     pub fn is_signed_on(&self, user: u32) -> bool {
-        let user = &self.users[user as usize];
-        user.is(is::REGISTERED) && user.is(is::SELF_SUBSCRIBED)
+        let held = &self.users[user as usize];
+        held.is(is::REGISTERED) && held.is(is::SELF_SUBSCRIBED) && !self.lacks_presence(user)
     }
 
     /// Who watches whom.

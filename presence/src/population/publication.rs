@@ -46,6 +46,8 @@ impl Population {
             && held.is(is::REGISTERED)
             && held.is(is::CONNECTED)
             && !held.is(is::LEAVING | is::REJECTED)
+            && !self.is_renewing(user)
+            && !self.lacks_presence(user)
     }
 
     /// Writes the next waiting publication of a user, if it can.
@@ -254,7 +256,7 @@ impl Population {
         }
         host.count(stage, Counter::Missed, now, u64::from(missed));
         host.count(stage, Counter::MissedDue, intended, u64::from(missed));
-        let limit = self.config.deadline / SECOND;
+        let limit = self.config.deadline as f64 / SECOND as f64;
         let reason = format!("no NOTIFY with the published document within {limit} s");
         let mut at = self.users[publisher as usize].watchers;
         for _ in 0..missed {
@@ -424,7 +426,7 @@ impl Population {
     }
 
     /// Frees a publication that is answered and owes nothing any more.
-    fn retire(&mut self, slot: Slot) {
+    pub(super) fn retire(&mut self, slot: Slot) {
         let Some(publication) = self.publications.get_mut(slot) else { return };
         if publication.remaining > 0 {
             return;
@@ -474,7 +476,7 @@ impl Population {
             }
             self.answer_publication(slot);
         }
-        self.interrupt_workflows(now, host);
+        self.end_workflows(now, true, host);
         self.expire_waiting(now, true, host);
     }
 
@@ -527,13 +529,14 @@ impl Population {
             return self.unpublish_ended_lync(at, order, outcome, host);
         }
         self.users[order.user as usize].etag.clear();
+        let sent = order.sent.unwrap_or(order.due);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
-                let sent = order.sent.unwrap_or(order.due);
                 host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
             }
             Outcome::Answer(message) if matches!(message.code(), 412 | 481) => {
                 host.count(order.stage, Counter::AlreadyGone, at, 1);
+                host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
             }
             _ => {
                 self.fail(at, &order, outcome, host);

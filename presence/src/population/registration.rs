@@ -189,7 +189,7 @@ impl Population {
         if self.users[user as usize].is(is::REGISTERED) {
             self.lacks(now, user);
         }
-        self.abandon(now, user, host);
+        self.abandon(now, user, Outcome::Gone, host);
         self.unregistered(user);
         self.forget_association(user);
         let leaving = self.users[user as usize].is(is::LEAVING);
@@ -229,6 +229,7 @@ impl Population {
             {
                 Ok(granted) => {
                     self.arm_registration(at, user, granted);
+                    self.negotiated(at, user, true, host);
                     if !refresh {
                         return self.registered_now(at, &order, host);
                     }
@@ -255,6 +256,7 @@ impl Population {
                     if refresh && self.is_lync() {
                         self.registration_lost(at, user, host);
                     }
+                    self.negotiated(at, user, false, host);
                     self.register_failed(at, user, refresh, false, None, host);
                 }
             },
@@ -275,6 +277,7 @@ impl Population {
                     _ => None,
                 };
                 let timed_out = matches!(outcome, Outcome::TimedOut);
+                self.negotiated(at, user, false, host);
                 self.register_failed(at, user, refresh, timed_out, retry_after, host);
             }
         }
@@ -303,9 +306,14 @@ impl Population {
         held.set(is::CONNECTED, false);
         held.flow = NO_FLOW;
         host.close(user, flow);
-        self.forget_association(user);
-        let challenges = if self.is_lync() { 0 } else { order.challenges };
-        let order = Order { moves: order.moves + 1, hop: None, challenges, ..*order };
+        let mut order = Order { moves: order.moves + 1, hop: None, ..*order };
+        if self.is_lync() {
+            // Everything belongs to the connection there: the handshake begins anew, and what
+            // outlived the registration does not outlive its connection.
+            self.unbind(at, user, host);
+            order.challenges = 0;
+            order.attempts = Default::default();
+        }
         let held = &mut self.users[user as usize];
         match host.open(at, user) {
             Opened::Ready(flow) => {
@@ -376,7 +384,7 @@ impl Population {
         }
         if self.config.self_subscribe && self.users[user as usize].self_dialog == NONE {
             self.begin_subscription(at, user, user, at, order.stage, host);
-        } else {
+        } else if !self.goes_online(at, user, host) {
             // Without one, or with one that outlived the registration.
             self.signed_on(at, user, host);
         }
@@ -476,7 +484,6 @@ impl Population {
     }
 
     pub(super) fn registration_timer(&mut self, now: Time, user: u32, host: &mut impl Host) {
-        let stage = self.stage;
         let held = &mut self.users[user as usize];
         held.register_timer = TimerId::NONE;
         // Without a registration there is nothing to refresh: the repair registers.
@@ -486,9 +493,8 @@ impl Population {
         {
             return;
         }
-        host.count(stage, Counter::RefreshRegister, now, 1);
-        let order = Order::new(Purpose::RegisterRefresh, user, self.config.expires, stage, now);
-        self.request(now, order, host);
+        self.renew_in_time(now, user);
+        self.refresh_registration(now, user, host);
     }
 
     pub(super) fn unregister_ended(

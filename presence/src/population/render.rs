@@ -68,7 +68,11 @@ impl Population {
                 request_uri = peer;
                 (Shape::Register, call, user.register_cseq)
             }
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
+            Purpose::Publish
+            | Purpose::PublishRefresh
+            | Purpose::Unpublish
+            | Purpose::SetMembers
+            | Purpose::Present => {
                 user.publish_cseq += 1;
                 if !user.etag.is_empty() {
                     lines.extend_from_slice(b"SIP-If-Match: ");

@@ -16,7 +16,7 @@ use crate::slab::{NONE, Slot};
 use crate::wheel::TimerId;
 
 /// More challenges than these for one activity are a server that will not have us.
-const MAX_CHALLENGES: u8 = 4;
+pub(super) const MAX_CHALLENGES: u8 = 4;
 
 /// Buffers that are used for every message and never given back.
 #[derive(Debug, Default)]
@@ -113,6 +113,8 @@ pub(super) enum Outcome<'m, 'a> {
     Gone,
     /// Nobody listens where it was sent (ICMP).
     Refused,
+    /// The registration ended under which it was sent (`lync`).
+    Unregistered,
     /// The server wants credentials and will not take ours.
     Rejected(&'m Message<'a>),
     /// The server wants what we have not got.
@@ -142,6 +144,11 @@ impl Population {
             self.close(slot);
             self.ended(now, order, Outcome::Gone, host);
             return false;
+        }
+        if self.awaits_association(&order) {
+            *self.slot_of(&order) = slot;
+            self.park(slot, generation, order);
+            return true;
         }
         let mut bytes = std::mem::take(&mut self.transactions[slot].bytes);
         let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
@@ -254,6 +261,9 @@ impl Population {
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
+        if self.association_lost(now, stamp, order, message, host) {
+            return;
+        }
         let incoming = Incoming { message, request: &self.scratch.request };
         if let Scheme::Ntlm(ntlm) = &mut self.protection {
             // Servers that send no time of their own check ours.
@@ -263,6 +273,7 @@ impl Population {
         match self.protection.challenged(auth, &*self.accounts, order.user, &incoming, &mut order.attempts) {
             Verdict::Answer if order.challenges < MAX_CHALLENGES => {
                 order.challenges += 1;
+                self.negotiates(now, &order);
                 self.request(now, order, host);
             }
             Verdict::Answer | Verdict::Rejected => self.ended(stamp, order, Outcome::Rejected(message), host),
@@ -293,8 +304,8 @@ impl Population {
         }
     }
 
-    /// The flow of a user broke: its requests will not be answered.
-    pub(super) fn abandon(&mut self, now: Time, user: u32, host: &mut impl Host) {
+    /// The flow of a user broke, or its registration ended: its requests will not be answered.
+    pub(super) fn abandon(&mut self, now: Time, user: u32, outcome: Outcome<'_, '_>, host: &mut impl Host) {
         let held = &self.users[user as usize];
         let mut slots: SmallVec<[Slot; 8]> = SmallVec::from_slice(&[held.register_tx, held.publish_tx]);
         slots.extend(self.dialogs.get(held.self_dialog).map(|d| d.tx));
@@ -308,7 +319,7 @@ impl Population {
             if let Some(transaction) = self.transactions.get(slot) {
                 let order = Order::again(transaction);
                 self.close(slot);
-                self.ended(now, order, Outcome::Gone, host);
+                self.ended(now, order, outcome, host);
             }
         }
     }
@@ -369,7 +380,7 @@ impl Population {
     }
 
     /// Ends a transaction; its request stays readable in the scratch.
-    fn close(&mut self, slot: Slot) {
+    pub(super) fn close(&mut self, slot: Slot) {
         let transaction = &mut self.transactions[slot];
         self.wheel.cancel(&mut transaction.timer);
         std::mem::swap(&mut transaction.bytes, &mut self.scratch.request);
@@ -386,9 +397,11 @@ impl Population {
         let user = &mut self.users[order.user as usize];
         match order.purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => &mut user.register_tx,
-            Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish | Purpose::SetMembers => {
-                &mut user.publish_tx
-            }
+            Purpose::Publish
+            | Purpose::PublishRefresh
+            | Purpose::Unpublish
+            | Purpose::SetMembers
+            | Purpose::Present => &mut user.publish_tx,
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => {
                 match self.dialogs.get_mut(order.dialog) {
                     Some(dialog) => &mut dialog.tx,
@@ -411,6 +424,7 @@ impl Population {
             Purpose::Publish | Purpose::PublishRefresh => self.publish_ended(at, order, outcome, host),
             Purpose::Unpublish => self.unpublish_ended(at, order, outcome, host),
             Purpose::SetMembers => self.members_ended(at, order, outcome, host),
+            Purpose::Present => self.present_ended(at, order, outcome, host),
         }
         // A held user that was set aside asks for nothing any more, not even to be let go.
         let held = &self.users[order.user as usize];
@@ -454,6 +468,7 @@ impl Population {
             response: b"",
         };
         let mut code = String::new();
+        let reason;
         let mut diagnosis = Vec::new();
         match outcome {
             Outcome::Answer(message) => {
@@ -466,16 +481,20 @@ impl Population {
             Outcome::Rejected(message) => {
                 failure.code = "auth:rejected";
                 failure.class = Class::Configuration;
-                failure.reason = reason_of(message);
+                reason = status_of(message);
+                failure.reason = &reason;
                 failure.response = message.raw();
-                diagnosis.extend_from_slice(
-                    b"the server refused user name or password: correct the credentials of this account",
-                );
+                if let Some(known) = crate::diagnosis::known_class(message) {
+                    failure.class = known;
+                }
+                let filetime = self.is_lync().then(|| self.clock.0 + at.since(self.clock.1) / 100);
+                crate::diagnosis::of_rejected(message, filetime.filter(|_| self.clock.0 > 0), &mut diagnosis);
             }
             Outcome::Unsupported(message) => {
                 failure.code = "auth:unsupported";
                 failure.class = Class::Configuration;
-                failure.reason = reason_of(message);
+                reason = status_of(message);
+                failure.reason = &reason;
                 failure.response = message.raw();
                 if let Some(trouble) = self.protection.trouble() {
                     diagnosis.extend_from_slice(trouble.as_bytes());
@@ -513,6 +532,13 @@ impl Population {
                     b"the other side closed the connection: look at its log and its limits",
                 );
             }
+            Outcome::Unregistered => {
+                failure.code = "registration:lost";
+                failure.reason = b"the registration ended before the answer";
+                diagnosis.extend_from_slice(
+                    b"what ended it is a failure of its own, of the activity register: look there",
+                );
+            }
             Outcome::Refused => {
                 failure.code = "transport:connect";
                 failure.class = Class::Network;
@@ -544,7 +570,7 @@ impl Population {
         match purpose {
             Purpose::Register | Purpose::RegisterRefresh | Purpose::Unregister => Method::Register,
             Purpose::Subscribe | Purpose::SubscribeRefresh | Purpose::Unsubscribe => Method::Subscribe,
-            Purpose::SetMembers => Method::Service,
+            Purpose::SetMembers | Purpose::Present => Method::Service,
             Purpose::Publish | Purpose::PublishRefresh | Purpose::Unpublish if self.is_lync() => {
                 Method::Service
             }
@@ -556,6 +582,11 @@ impl Population {
     pub(super) fn is_workflow(&self) -> bool {
         self.config.kind == Kind::Workflow
     }
+}
+
+/// `401, Unauthorized`, where the failure's code does not say it.
+fn status_of(message: &Message<'_>) -> Vec<u8> {
+    [message.code().to_string().as_bytes(), b", ", reason_of(message)].concat()
 }
 
 fn reason_of<'a>(message: &Message<'a>) -> &'a [u8] {

@@ -224,6 +224,8 @@ pub(super) enum Purpose {
     Unpublish,
     /// `lync`: who may see what a user publishes.
     SetMembers,
+    /// `lync`: that an endpoint is there, its device and its state: the end of a sign-on.
+    Present,
 }
 
 impl Purpose {
@@ -239,7 +241,7 @@ impl Purpose {
             Purpose::Subscribe | Purpose::SubscribeRefresh if own => Activity::SelfSubscribe,
             Purpose::Subscribe | Purpose::SubscribeRefresh => Activity::Subscribe,
             Purpose::Unsubscribe => Activity::Unsubscribe,
-            Purpose::Publish | Purpose::PublishRefresh => Activity::Publish,
+            Purpose::Publish | Purpose::PublishRefresh | Purpose::Present => Activity::Publish,
             Purpose::Unpublish => Activity::Unpublish,
             Purpose::SetMembers => Activity::SelfSubscribe,
         }
@@ -258,6 +260,8 @@ pub(super) mod tried {
     pub const CORRECTED: u8 = 8;
     /// The two bits.
     pub const CORRECTIONS: u8 = 24;
+    /// `lync`: once more under a new association, which a REGISTER made for it.
+    pub const RENEWED: u8 = 32;
     /// `lync`: an answer came whose signature was not right; it was dropped.
     pub const MISSIGNED: u8 = 64;
 }

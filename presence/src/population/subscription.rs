@@ -8,7 +8,7 @@ use super::lync_watch::termination_class;
 use super::repair::retry_after;
 use super::request::{Order, Outcome};
 use super::state::{Dialog, Purpose, has, is};
-use super::{LEAST_LIFETIME, Population, Timer, some};
+use super::{Kind, LEAST_LIFETIME, Population, Timer, some};
 use crate::diagnosis::class_of;
 use crate::host::{Activity, Class, Counter, Failure, Host, Measure, Progress, Sample, Stage};
 use crate::slab::{NONE, Slot};
@@ -179,7 +179,9 @@ impl Population {
                     if own {
                         host.censored(Measure::SelfSubscribe, order.stage, order.intended, at);
                     } else {
-                        host.censored(Measure::Subscribe, order.stage, order.intended, at);
+                        if !self.is_lync() {
+                            host.censored(Measure::Subscribe, order.stage, order.intended, at);
+                        }
                         if !notified {
                             host.censored(Measure::SubscribeToNotify, order.stage, order.intended, at);
                         }
@@ -280,8 +282,12 @@ impl Population {
             return self.complete_unsubscribe(at, slot, host);
         }
         let again = again_after(reason, retry_after);
-        if dialog.has(has::SETTLED) {
+        if dialog.has(has::SETTLED) && self.config.kind == Kind::Held {
             return self.subscription_lost(at, slot, again, host);
+        }
+        // Held users come back; a workflow ends with it, and a failure says why.
+        if dialog.has(has::SETTLED) {
+            host.count(dialog.stage, Counter::SubscriptionLost, at, 1);
         }
         let (owner, stage, own) = (dialog.owner, dialog.stage, dialog.has(has::SELF));
         let text = [b"the subscription was terminated: " as &[u8], reason].concat();
@@ -322,6 +328,9 @@ impl Population {
             Again::AtOnce => self.come_back(at, owner, None),
             Again::After(seconds) => self.come_back(at, owner, seconds),
         }
+        if owner == publisher && matches!(again, Again::Never) && self.lacks_presence(owner) {
+            self.resume(at, owner, host); // it goes on without
+        }
     }
 
     /// Both the answer and the NOTIFY are there, whichever came last.
@@ -352,8 +361,7 @@ impl Population {
             if self.needs_members(owner) {
                 return self.ask_members(at, owner, host);
             }
-            self.users[owner as usize].set(is::SELF_SUBSCRIBED, true);
-            self.signed_on(at, owner, host);
+            self.own_stands(at, owner, host);
         } else {
             host.progress(owner, Progress::Completed(Activity::Subscribe, sent, at));
             self.watching(at, owner, host);
@@ -478,7 +486,7 @@ impl Population {
     }
 
     /// The server ended a subscription that we wanted to keep.
-    fn subscription_lost(&mut self, at: Time, slot: Slot, again: Again, host: &mut impl Host) {
+    pub(super) fn subscription_lost(&mut self, at: Time, slot: Slot, again: Again, host: &mut impl Host) {
         let dialog = &self.dialogs[slot];
         let (owner, publisher, began) = (dialog.owner, dialog.publisher, dialog.sent);
         host.count(self.stage, Counter::SubscriptionLost, at, 1);

@@ -130,6 +130,15 @@ impl Ntlm {
         self.time = filetime.to_le_bytes();
     }
 
+    /// True if a request of a user was signed under the association that it has now.
+    #[must_use]
+    pub fn is_current(&self, user: u32, request: &[u8]) -> bool {
+        let held = self.users.get(user as usize).and_then(Option::as_deref);
+        held.is_some_and(|held| {
+            held.keys.is_some() && brought(request) == Brought::Signature(held.opaque.as_slice())
+        })
+    }
+
     fn random(&mut self) -> u64 {
         self.counter = self.counter.wrapping_add(1);
         mix(mix(self.key ^ self.counter) ^ self.key.rotate_left(32))
@@ -415,18 +424,21 @@ impl Held {
         let params = Params::of(message, &INFO)
             .map(|(params, _)| params)
             .filter(|params| !params.signature.is_empty());
-        // Until the server has proven the new association, it tells what happens under the one
-        // before, or under none: nothing of that may be lost.
-        let is_ours = params.is_some_and(|params| params.opaque == &self.opaque[..]);
-        if self.stage == Stage::Answered && code == 0 && !is_ours {
+        // Until the server has proven the new association, it speaks under the one before, or under
+        // none, which nobody can check any more: nothing of that may be lost. Only what ends the
+        // handshake well has to be signed by the new one.
+        let is_ours = params.is_some_and(|p| p.opaque.is_empty() || p.opaque == &self.opaque[..]);
+        let proves = succeeded && call_of(message.call_id()) == self.call;
+        if self.stage == Stage::Answered && !is_ours && !proves {
             return Reading::Unprotected;
         }
         let Some(params) = params else {
-            // Provisional answers and challenges are never signed, and before the handshake
-            // has ended a refusal cannot be.
+            // Provisional answers and challenges are never signed. The known client takes every
+            // answer to a REGISTER: who lost the association has nothing to sign a refusal with.
+            // Not so a success.
             let never = (100..200).contains(&code) || matches!(code, 401 | 407);
-            let early = self.stage == Stage::Answered && !succeeded && code != 0;
-            return if never || early { Reading::Unprotected } else { Reading::Refused };
+            let refused = code >= 300 && message.cseq().is_some_and(|(_, method)| method == b"REGISTER");
+            return if never || refused { Reading::Unprotected } else { Reading::Refused };
         };
         let Some(signed) = Signed::incoming(message) else { return Reading::Refused };
         text.clear();

@@ -113,7 +113,9 @@ impl Text<'_> {
         };
         let how = match (scenario.auth.scheme, scenario.auth.reuse_nonce) {
             (Scheme::Trusted, _) => "nothing is challenged".to_owned(),
-            _ if scenario.dialect == Dialect::Lync => "log-ons are challenged twice".to_owned(),
+            (Scheme::Auto | Scheme::Ntlm, _) if scenario.dialect == Dialect::Lync => {
+                "log-ons are challenged twice".to_owned()
+            }
             (_, false) => "every request is challenged".to_owned(),
             (_, true) if check.messages_first != check.messages_per_arrival => {
                 format!("nonces are used again; {} in a pair's first", check.messages_first)

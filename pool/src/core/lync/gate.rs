@@ -17,6 +17,7 @@ use super::super::account_number;
 use super::super::counts::Stats;
 use super::super::ids::write_user;
 use super::clock::write_http_date;
+use super::digest::ByDigest;
 use super::{Lync, Peer, Reply};
 
 /// Seconds from 1601, where FILETIME begins, to 1970.
@@ -59,7 +60,8 @@ fn offer(scheme: LyncScheme, config: &PoolConfig, out: &mut Vec<u8>) {
         LyncScheme::TlsDsk => {
             ("", format!(", sts-uri=\"https://{target}/CertProv/CertProvisioningService.svc\""))
         }
-        LyncScheme::Ntlm => return,
+        // Their challenges are made when they are needed.
+        LyncScheme::Ntlm | LyncScheme::Digest => return,
     };
     // Version 2 is said by saying nothing.
     let version = if version > 2 { format!(", version={version}") } else { String::new() };
@@ -224,6 +226,14 @@ impl Lync {
         if !self.config.auth || self.streams.get(&number).is_some_and(|s| s.is_trusted) {
             return Ok(None);
         }
+        let stale = match self.by_digest(now, sender, message) {
+            ByDigest::Proven => return Ok(None),
+            ByDigest::Refused => {
+                self.stats.wrong_credentials += 1;
+                return Err((Reply::new(403), None));
+            }
+            ByDigest::Absent { stale } => stale,
+        };
         let unix_ms = self.clock.unix_ms(now);
         // Whom nobody can verify here is as good as without credentials.
         let check = if self.gate.takes_ntlm {
@@ -265,6 +275,7 @@ impl Lync {
         self.lines.extend_from_slice(&self.gate.lines);
         if is_first {
             self.lines.extend_from_slice(&self.gate.after);
+            self.ask_for_digest(now, stale);
         }
         Err((Reply::new(if self.config.lync.proxy_auth { 407 } else { 401 }), None))
     }
