@@ -154,7 +154,13 @@ fn lost_benotifies_are_missed() {
 fn users_that_the_pool_signs_off_are_told_why_and_come_back() {
     let run = Run::new("held", &["--deregister-after", "2s"]);
     let failures = run.failures();
-    assert_eq!(failures, [["register", "configuration", "subscription:terminated"]]);
+    // What is published or withdrawn in that very moment is refused: nobody is registered any more.
+    let told = ["register", "configuration", "subscription:terminated"];
+    assert!(failures.iter().any(|f| *f == told), "{failures:?}");
+    assert!(
+        failures.iter().all(|f| *f == told || f[0].ends_with("publish") && f[2] == "sip:403"),
+        "{failures:?}"
+    );
     let text = std::fs::read_to_string(run.dir.path().join("out/failures.csv")).unwrap();
     assert!(text.contains("deregistered;event=rejected") && text.contains("ErrorCode=4141"), "{text}");
     assert!(run.count("subscription_lost", "") >= 10, "{text}");

@@ -58,6 +58,8 @@ fn a_lost_connection_is_a_sign_off_by_force() {
     assert!(world.disconnect(&client).is_empty());
     // What comes late over a connection that is gone is about nobody.
     let request = client.subscribe("vnd-microsoft-roaming-self").in_dialog(&client.own_tag.clone());
+    assert_eq!(world.ask(&client, &request).code(), 481);
+    let request = client.subscribe("vnd-microsoft-roaming-self");
     assert_eq!(world.ask(&client, &request).code(), 403);
 }
 

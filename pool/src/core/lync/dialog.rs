@@ -96,6 +96,10 @@ impl Lync {
             return Reply::new(489);
         };
         let Some(endpoint) = self.sender(user, peer, message) else {
+            // With its endpoint a dialog is gone: that may cross with what was asked in it.
+            if message.to_tag().is_some() {
+                return self.refusal(481, 2014, "Subscription dialog does not exist");
+            }
             return self.refusal(403, 4000, "this endpoint is not registered: REGISTER it first");
         };
         let asked = message.expires();
