@@ -198,6 +198,22 @@ fn every_other_way_of_a_pool_is_as_good() {
     }
 }
 
+/// The embedded pool of a run offers what the scenario speaks.
+#[test]
+fn the_embedded_pool_takes_digest_where_the_scenario_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("s.toml");
+    let text = "schema = 1\nname = \"digest\"\ndialect = \"lync\"\n[pool]\ntarget = \"embedded\"\ntransport = \"tcp\"\n\
+        [auth]\nscheme = \"digest\"\n[users]\ncount = 4\npattern = \"sip:user{n:06}@pool.test\"\n\
+        password_pattern = \"pw-user{n:06}\"\n[workload]\nkind = \"workflow\"\n[warmup]\nsettle = \"0s\"\n\
+        [[step]]\nname = \"one\"\nrate = \"5/s\"\nhold = \"1s\"\n";
+    std::fs::write(&file, text).unwrap();
+    let results = dir.path().join("out");
+    let output = adsum(&["run", file.to_str().unwrap(), "--out", results.to_str().unwrap(), "--plain"]);
+    let said = out(&output);
+    assert!(said.contains("ok   failed.ratio == 0%"), "{said} {}", err(&output));
+}
+
 /// Of the same clients some speak one dialect and some the other: each sees its own world.
 #[test]
 fn with_both_dialects_each_has_its_own() {
