@@ -35,6 +35,9 @@ pub struct LyncOptions {
     /// Nothing stays behind: also the `state` that a user set is withdrawn, and what a server
     /// may have taken without an answer.
     pub is_tidy: bool,
+    /// What the server holds of a user is taken as published by us in an earlier life: signing off
+    /// withdraws it.
+    pub takes_back: bool,
 }
 
 /// How users prove who they are to a Lync server ([MS-SIPAE]).
