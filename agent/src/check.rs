@@ -247,7 +247,7 @@ fn withdraw_anew(check: &Check, stop: &Stop) -> bool {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let both_are_on = steps.try_iter().fold(false, |on, what| note(what) || on);
+        let both_are_on = steps.try_iter().any(&mut note);
         if said == 0 && both_are_on {
             said = 1;
             drop(shard.commands.try_send(Command::Drain));

@@ -327,6 +327,11 @@ fn wrong_signatures_count_as_never_received() {
     assert!(users.of(Counter::AuthMismatch) > 0, "{:?}", users.counts);
     let mismatches = world.pool.stats().wrong_signatures;
     assert_eq!(users.of(Counter::AuthMismatch), mismatches);
+    // A log-on whose answer nobody could have signed is no silence of the pool's.
+    let mut world = World::new(Setup::new(8, Kind::Held, 1).lync(|lync| lync.wrong_rspauth = 1.0));
+    assert!(world.population.sign_on(Time(0), 0, Time(0), Stage::WARMUP, &mut world.users));
+    world.advance(Time(33 * SECOND));
+    assert!(world.users.failures[0].starts_with("register auth:bad-signature"), "{:?}", world.users.failures);
 }
 
 #[test]

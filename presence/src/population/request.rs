@@ -218,6 +218,9 @@ impl Population {
             host.count(stage, Counter::AuthMismatch, stamp, 1);
             if self.protection.drops_refused() {
                 // As if it had never come: the transaction waits on.
+                if code >= 200 {
+                    transaction.tried |= tried::UNPROVEN;
+                }
                 return host.message_received(method, code, false);
             }
         }
@@ -230,6 +233,7 @@ impl Population {
             OnResponse::Repeated | OnResponse::Stray => return host.message_received(method, code, true),
         }
         let mut order = Order::again(transaction);
+        order.tried &= !tried::UNPROVEN;
         self.close(slot);
         self.recall_target(&order);
         match code {
@@ -502,6 +506,15 @@ impl Population {
                 } else {
                     crate::diagnosis::of_schemes(message, &mut diagnosis);
                 }
+            }
+            Outcome::TimedOut if order.tried & tried::UNPROVEN != 0 => {
+                failure.code = "auth:bad-signature";
+                failure.class = Class::Configuration;
+                failure.reason = b"the answer was not signed by the server that the user logged on to";
+                diagnosis.extend_from_slice(
+                    b"it counts as never received, and no other came within 32 s: which server answers there, \
+                      and does something between change its messages?",
+                );
             }
             Outcome::TimedOut => {
                 failure.code = "timeout:transaction";
