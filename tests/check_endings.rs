@@ -205,6 +205,34 @@ fn after_the_reader_of_the_answers_went_away() {
     assert!(!said.contains(" left"), "{said}");
 }
 
+/// The pool signs the users off in the middle, or rejects something half-way.
+#[test]
+fn after_failures_half_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = ["--lose-notify", "1.0", "--deregister-after", "700ms"];
+    let dismissing = pool("lync", &deaf);
+    let began = Instant::now();
+    let output = check(&dismissing.address, dir.path(), LYNC);
+    assert_eq!(code(&output), 5, "{}", out(&output));
+    assert!(out(&output).contains("the server signed the user off"), "{}", out(&output));
+    assert!(!err(&output).contains("withdrawn"), "{}", err(&output));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let said = dismissing.stop();
+    assert!(said.contains("signed off on purpose") && !said.contains("publications left"), "{said}");
+
+    for (flags, dialect) in DIALECTS {
+        for method in ["SUBSCRIBE", if dialect == "lync" { "SERVICE" } else { "PUBLISH" }] {
+            let refusing = pool(dialect, &["--reject", &format!("{method}=503:100%")]);
+            let output = check(&refusing.address, dir.path(), flags);
+            assert_eq!(code(&output), 5, "{}", out(&output));
+            assert!(out(&output).contains("Error      : 503, "), "{}", out(&output));
+            assert!(!err(&output).contains("withdrawn"), "{}", err(&output));
+            let said = refusing.stop();
+            assert!(!said.contains("publications left") && !said.contains("registrations left"), "{said}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_withdrawn_is_told() {
     let dir = tempfile::tempdir().unwrap();

@@ -92,6 +92,32 @@ fn other_endpoints_of_an_account_are_told() {
     assert!(warnings.contains("the subscriber's account has 1 other endpoint on line"), "{json}");
 }
 
+/// For pools whose version filter lets certain clients pass only.
+#[test]
+fn a_check_calls_itself_what_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync"]);
+    let files = [1, 2].map(|n| secret(dir.path(), &format!("{n}"), &format!("user00000{n}:pw-user00000{n}")));
+    let trace = dir.path().join("trace.txt");
+    let users = ["--publisher", "sip:user000001@pool.test", "--subscriber", "sip:user000002@pool.test"];
+    let credentials = ["--publisher-credential-file", &files[0], "--subscriber-credential-file", &files[1]];
+    let target = ["check", "--target", &pool.address, "--trace", trace.to_str().unwrap()];
+    let with = |agent: &str| {
+        support::command(&[&target[..], &users, &credentials, &TCP].concat())
+            .env("ADSUM_USER_AGENT", agent)
+            .output()
+            .unwrap()
+    };
+    let output = with("LSPT/15.0.0.0");
+    assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+    let text = std::fs::read_to_string(&trace).unwrap();
+    assert!(text.contains("User-Agent: LSPT/15.0.0.0\r\n") && !text.contains("UCCAPI"), "{text}");
+    std::fs::remove_file(&trace).unwrap();
+    let output = with("two\nlines");
+    assert_ne!(code(&output), 0);
+    assert!(out(&output).contains("is not one line"), "{} {}", out(&output), err(&output));
+}
+
 #[test]
 fn a_check_says_which_schemes_are_offered_when_it_speaks_none_of_them() {
     let dir = tempfile::tempdir().unwrap();

@@ -172,7 +172,7 @@ fn users_that_the_pool_signs_off_are_told_why_and_come_back() {
 fn wrong_signatures_are_named() {
     let run = Run::new("workflow", &["--wrong-rspauth", "100%"]);
     assert_eq!(code(&run.output), 4, "{}", out(&run.output));
-    assert_eq!(run.failures(), [["register", "pool", "auth:mismatch"]]);
+    assert_eq!(run.failures(), [["register", "configuration", "auth:bad-signature"]]);
     assert!(run.count("auth_mismatch", "") > 0);
 }
 

@@ -167,6 +167,8 @@ pub fn run(check: &Check, stop: &Stop, mut tell: impl FnMut(Step)) -> Answer {
                 // What a workflow failed of is there before it is told to end.
                 let ours = said > 0 && failure.code == "generator:not_ready";
                 seen.failure = Some(*failure).filter(|_| !ours);
+                // Both signed off: nobody is there any more for a notification that is still owed.
+                drop(shard.commands.try_send(Command::Leave));
             }
             Ok(Event::Seconds(_, failures)) => seen.failures.extend(failures),
             Ok(Event::Status(_)) => {}
@@ -198,11 +200,68 @@ pub fn run(check: &Check, stop: &Stop, mut tell: impl FnMut(Step)) -> Answer {
     while let Ok((user, what)) = steps.try_recv() {
         seen.note(user, what, &mut tell);
     }
+    if seen.lost_its_publication() && stop.asked() < 2 {
+        seen.withdrawn = withdraw_anew(check, stop);
+    }
     answer.elapsed = began.elapsed();
     answer.interrupted = seen.interrupted;
     answer.rejected = seen.rejected([&check.publisher, &check.subscriber]);
     seen.conclude(&mut answer);
     answer
+}
+
+/// The publisher lost registration or connection, and its document stands in its name yet (`lync`): signs
+/// on once more, and off in order. `true` if the pool confirmed that what it held is withdrawn.
+fn withdraw_anew(check: &Check, stop: &Stop) -> bool {
+    let mut plan = plan(check);
+    plan.config.kind = Kind::Held;
+    // The trace of the check itself is not to be written over.
+    plan.trace = None;
+    if let Dialect::Lync(options) = &mut plan.config.dialect {
+        options.takes_back = true;
+    }
+    let (progress, steps) = mpsc::sync_channel::<(u32, Progress)>(256);
+    let (sender, mut events) = tokio::sync::mpsc::channel(shard::EVENTS);
+    let watcher = move || -> Option<shard::Watcher> {
+        Some(Box::new(move |user, what| {
+            let _ = progress.try_send((user, what));
+        }))
+    };
+    let Ok(mut shard) = shard::spawn("check".to_owned(), 0, plan, sender, watcher) else { return false };
+    let began = Instant::now();
+    let mut on = [false; 2];
+    let (mut withdrawn, mut said) = (false, 0);
+    let mut note = |what| {
+        if let (user, Progress::Completed(activity, ..)) = what {
+            let user: u32 = user;
+            on[usize::from(user != 0)] |= activity == Activity::SelfSubscribe;
+            withdrawn |= user == 0 && activity == Activity::Unpublish;
+        }
+        on == [true; 2]
+    };
+    loop {
+        match events.try_recv().map(|(_, event)| event) {
+            Ok(Event::Done { .. }) | Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => break,
+            Ok(_) => {}
+            Err(tokio::sync::mpsc::error::TryRecvError::Empty) => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let both_are_on = steps.try_iter().any(&mut note);
+        if said == 0 && both_are_on {
+            said = 1;
+            drop(shard.commands.try_send(Command::Drain));
+        }
+        if said < 2 && (stop.asked() > 1 || began.elapsed() > SIGN_OFF) {
+            said = 2;
+            drop(shard.commands.try_send(Command::LeaveNow));
+        }
+    }
+    shard.join();
+    steps.try_iter().for_each(|what| {
+        note(what);
+    });
+    withdrawn
 }
 
 #[derive(Default)]
@@ -221,6 +280,8 @@ struct Seen {
     is_lync: bool,
     /// A document was written, and not refused.
     published: bool,
+    /// It was asked to be taken back.
+    withdrawing: bool,
     /// It was taken back, and the pool said so.
     withdrawn: bool,
 }
@@ -234,6 +295,7 @@ impl Seen {
                     self.first = Some(clock::now());
                 }
                 self.published |= activity == Activity::Publish;
+                self.withdrawing |= activity == Activity::Unpublish;
                 tell(Step::Started(publisher, activity));
             }
             Progress::Completed(activity, began, ended) => {
@@ -269,14 +331,23 @@ impl Seen {
         self.leaving = self.leaving.or_else(|| Some(Instant::now()));
     }
 
-    /// What stays behind at the pool, if anything may.
-    fn left_behind(&self) -> Option<String> {
+    /// True if something was published, and not refused.
+    fn has_published(&self) -> bool {
         let refused = |row: &FailureRow| {
             row.activity == Activity::Publish
                 && (row.code.starts_with("sip:") || row.code.starts_with("auth:"))
         };
-        let nothing = self.failure.iter().chain(&self.failures).any(refused);
-        if !self.published || self.withdrawn || nothing {
+        self.published && !self.failure.iter().chain(&self.failures).any(refused)
+    }
+
+    /// True if nobody was there any more to ask for the withdrawal of what does not end by itself.
+    fn lost_its_publication(&self) -> bool {
+        self.is_lync && self.has_published() && !self.withdrawing
+    }
+
+    /// What stays behind at the pool, if anything may.
+    fn left_behind(&self) -> Option<String> {
+        if self.withdrawn || !self.has_published() {
             return None;
         }
         let until = if self.is_lync {

@@ -478,7 +478,18 @@ fn dialect(
             return Err(EngineError::Plan("this agent does not speak Kerberos: ntlm or trusted".to_owned()));
         }
     };
-    Ok(Dialect::Lync(LyncOptions { auth, ..LyncOptions::default() }))
+    Ok(Dialect::Lync(lync_options(auth)))
+}
+
+/// What the users of the dialect `lync` call themselves, if not what [`LyncOptions::user_agent`] has:
+/// version filters of a pool let certain clients pass only (17002, 17003).
+pub const USER_AGENT: &str = "ADSUM_USER_AGENT";
+
+/// How the dialect `lync` is spoken here.
+#[must_use]
+pub fn lync_options(auth: LyncAuth) -> LyncOptions {
+    let user_agent = std::env::var(USER_AGENT).ok().filter(|text| !text.is_empty());
+    LyncOptions { auth, user_agent, ..LyncOptions::default() }
 }
 
 /// NTLM as this host speaks it now.

@@ -49,9 +49,11 @@ transcripts! {
     lync_conflict
     lync_contacts
     lync_deregistered
+    lync_deregistered_asking
     lync_first_notify_missing
     lync_keep_alive
     lync_members
+    lync_not_trusted
     lync_old_server
     lync_present
     lync_redirect

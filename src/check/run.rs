@@ -10,6 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use adsum_agent::check::{Answer, Check, Step, ntlm};
+use adsum_agent::engine::lync_options;
 use adsum_agent::locate::{self, locate, locate_lync};
 use adsum_agent::net::allow::{Allow, Network};
 use adsum_agent::net::clock;
@@ -203,7 +204,7 @@ fn spoken(job: &Job) -> population::Dialect {
         (Dialect::Lync, Auth::Digest) => LyncAuth::Digest,
         (Dialect::Lync, Auth::None | Auth::Trusted) => LyncAuth::None,
     };
-    population::Dialect::Lync(LyncOptions { auth, is_tidy: true, ..LyncOptions::default() })
+    population::Dialect::Lync(LyncOptions { is_tidy: true, ..lync_options(auth) })
 }
 
 fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {

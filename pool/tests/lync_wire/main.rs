@@ -368,23 +368,15 @@ fn wrong_signatures_count_as_never_received() {
     assert!(users.of(Counter::AuthMismatch) > 0, "{:?}", users.counts);
     let mismatches = world.pool.stats().wrong_signatures;
     assert_eq!(users.of(Counter::AuthMismatch), mismatches);
-    // Nor does the pool keep anybody in the dark then.
+    // Whoever misses a notification for that is told so.
     let mut missed = users.failures.iter().filter(|f| f.starts_with("notify timeout:notify")).peekable();
     assert!(missed.peek().is_some(), "{:?}", users.failures);
     assert!(missed.all(|f| f.contains("their signature (rspauth) is wrong")), "{:?}", users.failures);
-}
-
-/// Nobody looks for a firewall who is told that answers came, and what was wrong with them.
-#[test]
-fn who_drops_answers_for_their_signatures_says_so() {
-    let setup = Setup::new(8, Kind::Workflow, 4);
-    let world = workflows(setup.lync(|lync| lync.wrong_rspauth = 1.0));
-    let failures = &world.users.failures;
-    assert!(failures.iter().any(|f| f.starts_with("register auth:mismatch ")), "{failures:?}");
-    for failure in failures.iter().filter(|f| f.starts_with("register auth:mismatch ")) {
-        assert!(failure.contains("signature") && failure.contains("dropped"), "{failure}");
-    }
-    assert!(!failures.iter().any(|f| f.contains("nothing answers")), "{failures:?}");
+    // A log-on whose answer nobody could have signed is no silence of the pool's.
+    let mut world = World::new(Setup::new(8, Kind::Held, 1).lync(|lync| lync.wrong_rspauth = 1.0));
+    assert!(world.population.sign_on(Time(0), 0, Time(0), Stage::WARMUP, &mut world.users));
+    world.advance(Time(33 * SECOND));
+    assert!(world.users.failures[0].starts_with("register auth:bad-signature"), "{:?}", world.users.failures);
 }
 
 #[test]

@@ -24,7 +24,7 @@ macro_rules! failures { ($($code:literal $class:ident $meaning:literal => $advic
 } }
 
 failures! {
-    "auth:mismatch" Pool "Answers came whose signature (`rspauth`) was wrong or missing; they were dropped as if they had never come, as [MS-SIPAE] has it, and no other followed within 32 s." => "Does something between change From, To, Call-ID, CSeq or Expires, or answer in the pool's stead? The counter auth_mismatch says how many messages were dropped.";
+    "auth:bad-signature" Configuration "The answer to a request was signed wrongly or not at all (`rspauth` of NTLM), so it counts as never received (`auth_mismatch`); no other came in time." => "Check which server answers there, whether the servers of the pool agree about its users, and devices between that change messages.";
     "auth:rejected" Configuration "The server refused user name or password. The account is set aside: no account is locked out by retries." => "Correct the credentials of this account: the credential file of `check`, the row of the users' file of a run.";
     "auth:unsupported" Configuration "The server asks for an authentication that cannot be answered: a scheme or algorithm that this version does not speak, or any at all while none is to be used." => "The diagnosis names what the server offers. Let it offer Digest (MD5, SHA-256, SHA-512-256), in the dialect lync NTLM, or use the scheme that it wants (--auth, auth.scheme).";
     "generator:interrupted" Generator "A signal ended a check before it had an answer; what was published was withdrawn, unless a warning says otherwise." => "Nothing is known about the pool: run the check again. Give it the time that it needs: three minutes at worst, and the --timeout beyond 25 s.";

@@ -35,6 +35,9 @@ pub struct LyncOptions {
     /// Nothing stays behind: also the `state` that a user set is withdrawn, and what a server
     /// may have taken without an answer.
     pub is_tidy: bool,
+    /// What the server holds of a user is taken as published by us in an earlier life: signing off
+    /// withdraws it.
+    pub takes_back: bool,
 }
 
 /// How users prove who they are to a Lync server ([MS-SIPAE]).
@@ -84,6 +87,15 @@ pub fn write_schemes(message: &Message<'_>, out: &mut Vec<u8>) {
         true => b"nothing (a challenge without a scheme)" as &[u8],
         false => b"",
     });
+    if names.iter().any(|name| name.eq_ignore_ascii_case(b"NTLM")) {
+        // It could be answered, and is not to be: by `auth`, or because there are no passwords.
+        out.extend_from_slice(
+            b": it does not trust this connection. Use auth = \"ntlm\" and give the users passwords, or let the pool \
+              trust this host (New-CsTrustedApplicationPool -TreatAsAuthenticated $true) and connect with the \
+              certificate of its name",
+        );
+        return;
+    }
     out.extend_from_slice(
         b"; of its schemes adsum speaks NTLM only: let the pool offer NTLM \
           (Set-CsProxyConfiguration -UseNtlmForClientToProxyAuth $true), use auth = \"ntlm\" and give the users passwords, or \

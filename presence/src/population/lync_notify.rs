@@ -15,6 +15,22 @@ use crate::lync::tags::resolved;
 use crate::lync::watched::{self, Said};
 use crate::slab::{NONE, Slot};
 
+/// Publishers in one notification: answers to batches beyond about a thousand may exceed what a server
+/// sends, so more are no notification.
+const MAX_SHOWN: usize = 2_048;
+
+/// A presentity's URI as a SIP one: `pres:` and no scheme at all occur in documents, too.
+fn as_sip<'a>(uri: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    let is = |scheme: &[u8]| uri.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
+    if is(b"sip:") || is(b"sips:") {
+        return uri;
+    }
+    scratch.clear();
+    scratch.extend_from_slice(b"sip:");
+    scratch.extend_from_slice(if is(b"pres:") { &uri[b"pres:".len()..] } else { uri });
+    scratch
+}
+
 /// What has to be done when a document was read to its end.
 #[derive(Debug)]
 enum Then<'a> {
@@ -173,12 +189,12 @@ impl Population {
         let is_awaited = if is_carrier { dialog.has(has::PENDING) } else { !dialog.has(has::ACTIVE) };
         let mut then: SmallVec<[((Slot, u32), Then<'_>); 4]> = SmallVec::new();
         if !body.is_empty() && (is_awaited || !is_plain) {
-            let mut scratch = Vec::new();
+            let (mut scratch, mut other) = (Vec::new(), Vec::new());
             let mut near = NONE;
             for said in watched::read(body) {
                 let (Said::Active { uri } | Said::Terminated { uri, .. } | Said::Resubscribe { uri, .. }) =
                     said;
-                let uri = resolved(uri, &mut scratch);
+                let uri = as_sip(resolved(uri, &mut scratch), &mut other);
                 let Some(rider) = self.rider_by_uri(slot, near, uri) else { continue };
                 near = self.dialogs[rider].next_watch;
                 let next = match said {
@@ -187,7 +203,11 @@ impl Population {
                     Said::Terminated { reason, .. } => Then::Terminate(reason),
                     Said::Resubscribe { pool, .. } => Then::Resubscribe(pool),
                 };
-                then.push(((rider, self.dialogs.generation(rider)), next));
+                let rider = (rider, self.dialogs.generation(rider));
+                // Several instances of one resource say it several times.
+                if then.last().is_none_or(|(last, _)| *last != rider) {
+                    then.push((rider, next));
+                }
             }
             if is_carrier {
                 let pending = self.has_unshown(owner);
@@ -197,12 +217,18 @@ impl Population {
         }
         let dialog = (slot, self.dialogs.generation(slot));
         let mut found: SmallVec<[(u32, u32); 4]> = SmallVec::new();
+        let mut beyond = 0;
         self.finder.each(body, self.config.namespace.run, |publisher, sequence| {
+            let has_room = found.len() < MAX_SHOWN;
             match found.iter_mut().find(|(known, _)| *known == publisher) {
                 Some((_, latest)) => *latest = sequence.max(*latest),
-                None => found.push((publisher, sequence)),
+                None if has_room => found.push((publisher, sequence)),
+                None => beyond += 1,
             }
         });
+        if beyond > 0 {
+            host.count(self.stage, Counter::Unmatched, now, beyond);
+        }
         for (publisher, sequence) in found {
             // What an earlier one ended may have ended this, too.
             if !self.is_live(dialog) {

@@ -229,6 +229,11 @@ impl Population {
     /// The subscription of a user to itself stands.
     pub(super) fn own_stands(&mut self, at: Time, user: u32, host: &mut impl Host) {
         self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+        if self.lync.as_ref().is_some_and(|lync| lync.takes_back)
+            && let Some(endpoint) = self.endpoint_mut(user)
+        {
+            endpoint.set(own::PUBLISHED, true);
+        }
         if !self.goes_online(at, user, host) {
             self.signed_on(at, user, host);
         }

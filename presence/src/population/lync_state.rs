@@ -42,6 +42,8 @@ pub(super) struct Lync {
     pub endpoints: Vec<Endpoint>,
     /// See [`LyncOptions::is_tidy`].
     pub is_tidy: bool,
+    /// See [`LyncOptions::takes_back`].
+    pub takes_back: bool,
     /// By user: requests that wait for an association. No more than a user has transactions: one
     /// publication, one for its own presence, one for each dialog in which it watches.
     pub parked: BTreeMap<u32, Vec<Parked>>,
@@ -122,6 +124,7 @@ impl Lync {
             messages: Messages::new(transport, options)?,
             endpoints: (0..users).map(endpoint).collect(),
             is_tidy: options.is_tidy,
+            takes_back: options.takes_back,
             parked: BTreeMap::new(),
         }))
     }

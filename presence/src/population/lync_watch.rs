@@ -295,8 +295,8 @@ impl Population {
         self.lacks(at, owner);
         self.drop_dialog(slot);
         let held = &self.users[owner as usize];
-        if !self.is_workflow() && (held.is(is::REJECTED) || !held.is(is::CONNECTED)) {
-            return; // there is nobody to ask, or the repair of the flow will
+        if !self.is_workflow() && (held.is(is::REJECTED) || !self.can_ask(owner)) {
+            return; // there is nobody to ask, or the repair of flow or registration will
         }
         let returns = !self.is_workflow() && !held.is(is::LEAVING) && matches!(again, Again::AtOnce);
         if returns && self.may_return_at_once(began, at, owner) {

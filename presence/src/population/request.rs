@@ -218,7 +218,9 @@ impl Population {
             host.count(stage, Counter::AuthMismatch, stamp, 1);
             if self.protection.drops_refused() {
                 // As if it had never come: the transaction waits on.
-                self.transactions[slot].tried |= tried::MISSIGNED;
+                if code >= 200 {
+                    transaction.tried |= tried::UNPROVEN;
+                }
                 return host.message_received(method, code, false);
             }
         }
@@ -231,6 +233,7 @@ impl Population {
             OnResponse::Repeated | OnResponse::Stray => return host.message_received(method, code, true),
         }
         let mut order = Order::again(transaction);
+        order.tried &= !tried::UNPROVEN;
         self.close(slot);
         self.recall_target(&order);
         match code {
@@ -504,12 +507,13 @@ impl Population {
                     crate::diagnosis::of_schemes(message, &mut diagnosis);
                 }
             }
-            Outcome::TimedOut if order.tried & tried::MISSIGNED != 0 => {
-                failure.code = "auth:mismatch";
-                failure.reason = b"no answer within 32 s whose signature is right";
+            Outcome::TimedOut if order.tried & tried::UNPROVEN != 0 => {
+                failure.code = "auth:bad-signature";
+                failure.class = Class::Configuration;
+                failure.reason = b"the answer was not signed by the server that the user logged on to";
                 diagnosis.extend_from_slice(
-                    b"answers came and were dropped: their signature (rspauth) is wrong or missing; \
-                      look for what changes messages on their way, or answers in the pool's stead",
+                    b"it counts as never received, and no other came within 32 s: which server answers there, \
+                      and does something between change its messages?",
                 );
             }
             Outcome::TimedOut => {

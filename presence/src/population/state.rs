@@ -262,8 +262,8 @@ pub(super) mod tried {
     pub const CORRECTIONS: u8 = 24;
     /// `lync`: once more under a new association, which a REGISTER made for it.
     pub const RENEWED: u8 = 32;
-    /// `lync`: an answer came whose signature was not right; it was dropped.
-    pub const MISSIGNED: u8 = 64;
+    /// An answer came that its server had not signed, and counts as never received.
+    pub const UNPROVEN: u8 = 64;
 }
 
 /// One request on its way.

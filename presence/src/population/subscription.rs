@@ -499,8 +499,8 @@ impl Population {
         if held.is(is::LEAVING) {
             return self.leave(at, at, owner, host);
         }
-        if held.is(is::REJECTED) || !held.is(is::CONNECTED) {
-            return; // there is nobody to ask, or the repair of the flow will
+        if held.is(is::REJECTED) || !self.can_ask(owner) {
+            return; // there is nobody to ask, or the repair of flow or registration will
         }
         match again {
             Again::Never => self.refuse(owner, publisher),
@@ -510,6 +510,12 @@ impl Population {
             Again::AtOnce => self.come_back(at, owner, None),
             Again::After(seconds) => self.come_back(at, owner, seconds),
         }
+    }
+
+    /// True if a subscription may begin: in `lync` it belongs to a registration.
+    pub(super) fn can_ask(&self, user: u32) -> bool {
+        let held = &self.users[user as usize];
+        held.is(is::CONNECTED) && (held.is(is::REGISTERED) || !self.is_lync())
     }
 
     /// SUBSCRIBE with `Expires: 0`.
