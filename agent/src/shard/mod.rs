@@ -116,6 +116,10 @@ pub enum Command {
     Drain,
     /// Stop at once: what is open is void.
     Abort,
+    /// Workflows go no further: take back what was published, sign off.
+    Leave,
+    /// The same without waiting for answers any more, then stop.
+    LeaveNow,
 }
 
 /// What a shard tells.

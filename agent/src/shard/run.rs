@@ -164,6 +164,8 @@ impl Core {
         match command {
             Some(Command::Start(at)) => self.start_at(at),
             Some(Command::Abort) => self.abort(now),
+            Some(Command::Leave) => self.leave(now),
+            Some(Command::LeaveNow) => self.leave_now(now),
             Some(Command::Drain) | None => self.drain(now),
         }
     }

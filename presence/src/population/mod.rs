@@ -22,6 +22,7 @@
 //! once as delivered, superseded, missed or void. Rejected credentials are
 //! never tried again.
 
+mod ending;
 mod incoming;
 mod lync_association;
 mod lync_notify;
