@@ -99,7 +99,7 @@ fn its_faults_are_flags_and_wrong_ones_are_refused() {
     assert!(answer.contains("Contact: <sip:127.0.0.1:5063;transport=tcp>\r\n"));
     for (wrong, named) in [
         (["--dialect", "lynx"], "simple, lync or both"),
-        (["--schemes", "basic"], "ntlm, kerberos or tls-dsk"),
+        (["--schemes", "basic"], "ntlm, kerberos, tls-dsk or digest"),
         (["--sipae-version", "5"], "2..=4"),
         (["--trusted-cn", "a.b"], "--tls-client-ca"),
         (["--redirect-to", "a.b"], "a host and a port"),
