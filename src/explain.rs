@@ -72,6 +72,10 @@ fn meanings(word: &str) -> Vec<Meaning> {
             return digits.parse().ok().and_then(diagnostic).into_iter().collect();
         }
     }
+    // As the cmdlet's Error writes it: `404, Not Found`.
+    if let Some((code, _)) = word.split_once([',', ' ']) {
+        return code.parse().ok().and_then(status).into_iter().collect();
+    }
     if let Some(code) = word.strip_prefix("sip:") {
         return code.parse().ok().and_then(status).into_iter().collect();
     }
@@ -130,7 +134,10 @@ fn status(code: u16) -> Option<Meaning> {
     };
     match code {
         401 | 407 => {
-            meaning.text.push_str(" The server asks who it is: a part of every log-on, and answered once.");
+            meaning.text.push_str(
+                " The server asks who it is: a part of every log-on (with NTLM two of them). If credentials were shown and it \
+                 asks again, they are wrong: auth:rejected.",
+            );
         }
         300.. => {
             meaning.acts = Some(class_of(code));
@@ -242,6 +249,8 @@ mod tests {
         assert_eq!(kinds("12"), ["exit code"]);
         assert_eq!(kinds("2"), ["exit code", "exit code of check --format nagios"]);
         assert_eq!(kinds("404"), ["SIP response"]);
+        assert_eq!(kinds("404, Not Found"), ["SIP response"]);
+        assert!(meanings("Not, Found").is_empty() && meanings("999, Nothing").is_empty());
         assert_eq!(kinds("4005"), ["ms-diagnostics"]);
         assert_eq!(kinds("ErrorCode=4141,Source=,Reason=x"), ["ms-diagnostics-public"]);
         assert_eq!(kinds("rx_dropped"), ["counter", "reason not to believe a run"]);

@@ -129,6 +129,22 @@ fn a_certificate_with_nothing_but_a_common_name_is_not_accepted() {
 }
 
 #[test]
+fn a_certificate_of_a_ca_is_none_for_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    // As `openssl req -x509` makes them: signed by itself, CA:TRUE; and given as --ca.
+    let key = KeyPair::generate().unwrap();
+    let mut own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = own.self_signed(&key).unwrap().pem();
+    std::fs::write(dir.path().join("ca.pem"), &pem).unwrap();
+    std::fs::write(dir.path().join("server.pem"), &pem).unwrap();
+    std::fs::write(dir.path().join("server-key.pem"), key.serialize_pem()).unwrap();
+    let pool = PoolProcess::start(&["--tls-dir", &dir.path().to_string_lossy()]);
+    let said = refused(dir.path(), &pool.tls, &["--ca", &ca(dir.path()), "--server-name", "localhost"]);
+    assert!(said.contains("CA:TRUE") && said.contains("have one issued for the server"), "{said}");
+}
+
+#[test]
 fn what_does_not_speak_tls_is_not_blamed_on_certificates() {
     let dir = tempfile::tempdir().unwrap();
     write_certificates(dir.path(), "a CA", &["localhost"], |_| {});

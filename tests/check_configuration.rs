@@ -78,7 +78,7 @@ fn the_configuration_is_looked_for_where_the_manual_says() {
     let home = dir.path().to_string_lossy().into_owned();
     for output in [run(&home, None), run("/nonexistent", Some(&file))] {
         assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
-        assert!(out(&output).trim_end().ends_with(",home"), "{}", out(&output));
+        assert!(out(&output).trim_end().ends_with(",home,"), "{}", out(&output));
     }
     // What is named has to be there, whatever else is.
     let output = run(&home, Some("/nonexistent/c.toml"));

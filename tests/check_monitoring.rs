@@ -56,7 +56,7 @@ fn every_problem_of_ours_is_unknown_to_nagios() {
     unknown(with(&["--transport", "pigeon"]), "invalid value 'pigeon'");
     unknown(with(&["--warning", "2s", "--critical", "1s"]), "--warning is above --critical");
     unknown(with(&["--warning", "2"]), "--warning: ");
-    unknown(with(&["--ca", "/nonexistent/ca.pem"]), "--ca /nonexistent/ca.pem");
+    unknown(with(&["--transport", "tls", "--ca", "/nonexistent/ca.pem"]), "--ca /nonexistent/ca.pem");
     unknown(with(&["--dialect", "lync", "--transport", "udp"]), "lync");
     unknown(adsum(&["check", "--format=nagios", "--all"]), "there is no configuration");
     unknown(

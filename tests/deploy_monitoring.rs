@@ -138,6 +138,39 @@ fn alerts_ask_for_metrics_that_there_are() {
     }
 }
 
+/// What promtool of Debian's package prometheus says, where there is one.
+#[test]
+fn prometheus_takes_rules_and_metrics() {
+    let promtool = |args: &[&str]| Command::new("promtool").args(args).output();
+    let Ok(rules) = promtool(&[
+        "test",
+        "rules",
+        &root().join("deploy/monitoring/prometheus-alerts-test.yml").to_string_lossy(),
+    ]) else {
+        return eprintln!("skipped: there is no promtool here");
+    };
+    assert!(rules.status.success(), "{} {}", out(&rules), err(&rules));
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = dir.path().join("adsum.prom");
+    check("127.0.0.1:9", dir.path(), &["--format", "prometheus", "--output", &metrics.to_string_lossy()]);
+    let line = format!("promtool check metrics < {}", metrics.display());
+    let read = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(read.status.success() && err(&read).is_empty(), "{} {}", out(&read), err(&read));
+}
+
+/// The whole time that a check may take is what the files give it.
+#[test]
+fn monitoring_gives_a_check_the_time_that_it_may_take() {
+    // DNS, workflow, notification, signing off.
+    let longest = 15 + 128 + 25 + 5;
+    for name in ["README.md", "icinga2.conf", "nagios.cfg"] {
+        assert!(deployed(name).contains(&format!("{longest} s at worst")), "{name}");
+    }
+    assert!(deployed("icinga2.conf").contains("timeout = 3m"));
+    assert!(deployed("nagios.cfg").contains("service_check_timeout=180"));
+    assert!(deployed("adsum-check.service").contains("TimeoutStartSec=15min"));
+}
+
 #[test]
 fn the_page_for_administrators_of_the_cmdlet_is_right() {
     let page = std::fs::read_to_string(root().join("docs/from-test-cspresence.md")).unwrap();
@@ -157,7 +190,7 @@ fn the_page_for_administrators_of_the_cmdlet_is_right() {
     // Its entry, and every key of its table.
     let dir = tempfile::tempdir().unwrap();
     let entry = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    let more = "dialect = \"simple\"\nauth = \"digest\"\ncert = \"c\"\nkey = \"k\"\nserver_name = \"n\"\n\
+    let more = "transport = \"tls\"\nauth = \"ntlm\"\ncert = \"c\"\nkey = \"k\"\nserver_name = \"n\"\n\
                 timeout = \"25s\"\nlocal_address = \"127.0.0.1\"\nadvertise = \"h\"\n";
     let file = secret(dir.path(), "c.toml", &format!("{entry}{more}"));
     let output = command(&["check", "--config", &file, "--target", "nobody"]).output().unwrap();

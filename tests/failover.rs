@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adsum_agent::check::{Answer, Check, run};
+use adsum_agent::check::{Answer, Check, Stop, run};
 use adsum_agent::net::allow::Allow;
 use adsum_agent::net::tls::TlsOptions;
 use adsum_pool::{Pool, PoolConfig};
@@ -51,7 +51,7 @@ fn check(targets: Vec<SocketAddr>, transport: Transport) -> Answer {
         allow: Allow::default(),
         trace: None,
     };
-    run(&check, |_| {})
+    run(&check, &Stop::new(), |_| {})
 }
 
 #[test]

@@ -56,7 +56,10 @@ fn a_check_signs_everything_and_sees_the_notification() {
     let target = ["check", "--target", &pool.address, "--format", "json"];
     let output = adsum(&[&target[..], &users, &files, &TCP].concat());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["checks"][0]["code"], "auth:rejected", "{json}");
+    let one = &json["checks"][0];
+    assert_eq!((&one["code"], &one["class"]), (&"auth:rejected".into(), &"configuration".into()), "{json}");
+    // As the cmdlet's Error has it.
+    assert_eq!(one["error"], "401, Unauthorized", "{json}");
 }
 
 /// Somebody works with the account while it is checked: the check says so, and goes on.
@@ -84,9 +87,9 @@ fn other_endpoints_of_an_account_are_told() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let warnings = json["checks"][0]["warnings"].to_string();
     assert_eq!(json["checks"][0]["result"], "Success", "{json}");
-    assert!(warnings.contains("the publisher's account has 1 other endpoints on line"), "{json}");
+    assert!(warnings.contains("the publisher's account has 1 other endpoint on line"), "{json}");
     // The other subscriber has published nothing but that it is there, and so it is seen.
-    assert!(warnings.contains("the subscriber's account has 1 other endpoints on line"), "{json}");
+    assert!(warnings.contains("the subscriber's account has 1 other endpoint on line"), "{json}");
 }
 
 /// For pools whose version filter lets certain clients pass only.
@@ -124,6 +127,54 @@ fn a_check_says_which_schemes_are_offered_when_it_speaks_none_of_them() {
         text.contains("the server offers Kerberos, TLS-DSK; of its schemes adsum speaks NTLM only"),
         "{text}"
     );
+}
+
+/// Servers may offer digest, and the pool judges it: each request proves who sent it, and a wrong
+/// password or another user's gets nowhere.
+#[test]
+fn digest_is_judged_by_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    for more in [&["--schemes", "digest"][..], &["--schemes", "kerberos,ntlm,digest", "--sha256"]] {
+        let pool = PoolProcess::start(&[&["--dialect", "lync"][..], more].concat());
+        let trace = dir.path().join("digest.txt");
+        let digest = [&TCP[..], &["--auth", "digest", "--format", "json"]].concat();
+        let with_trace = [&digest[..], &["--trace", trace.to_str().unwrap()]].concat();
+        let output = check(&pool.address, dir.path(), &with_trace);
+        assert_eq!(code(&output), 0, "{} {}", out(&output), err(&output));
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        // All but the first REGISTER of each: 4 REGISTER, 6 SUBSCRIBE, 4 SERVICE.
+        assert_eq!(trace.matches("\nAuthorization: Digest ").count(), 14, "{trace}");
+        assert!(trace.contains("BENOTIFY sip:") && !trace.contains("Authorization: NTLM"), "{trace}");
+
+        let files = [("wrong", "user000001:not-this-one"), ("other", "user000003:pw-user000003")];
+        for (name, credentials) in files {
+            let wrong = secret(dir.path(), name, credentials);
+            let right = secret(dir.path(), "right", "user000002:pw-user000002");
+            let users =
+                ["--publisher", "sip:user000001@pool.test", "--subscriber", "sip:user000002@pool.test"];
+            let files = ["--publisher-credential-file", &wrong, "--subscriber-credential-file", &right];
+            let target = ["check", "--target", &pool.address];
+            let output = adsum(&[&target[..], &users, &files, &digest].concat());
+            let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(json["checks"][0]["code"], "sip:403", "{json}");
+            assert_eq!(json["checks"][0]["account"], "sip:user000001@pool.test", "{json}");
+        }
+        let said = pool.stop();
+        assert!(said.contains("wrong credentials 2"), "{said}");
+        assert!(!said.contains(" left"), "{said}");
+    }
+}
+
+#[test]
+fn workflows_run_with_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = PoolProcess::start(&["--dialect", "lync", "--schemes", "digest"]);
+    let more = "[auth]\nscheme = \"digest\"\n[workload]\nkind = \"workflow\"\n";
+    let text = out(&run(dir.path(), &scenario(&pool.address, more)));
+    assert!(text.contains("ok   missed.ratio == 0%") && text.contains("ok   failed.ratio == 0%"), "{text}");
+    assert!(counter(dir.path(), "workflow_ok", "") >= 30, "{text}");
+    let said = pool.stop();
+    assert!(!said.contains("wrong credentials"), "{said}");
 }
 
 #[test]

@@ -35,7 +35,10 @@ fn check(target: &str, identity: &Identity, more: &[&str]) -> (Option<i32>, serd
     let mut args = vec!["check", "--target", target, "--publisher", "sip:user000001@pool.test"];
     args.extend(["--publisher-credential-file", &files[0], "--subscriber", "sip:user000002@pool.test"]);
     args.extend(["--subscriber-credential-file", &files[1], "--transport", "tls", "--format", "json"]);
-    args.extend(["--ca", &ca, "--server-name", "localhost"]);
+    args.extend(["--ca", &ca]);
+    if !more.contains(&"--server-name") {
+        args.extend(["--server-name", "localhost"]);
+    }
     args.extend_from_slice(more);
     let output = adsum(&args);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout)
@@ -78,6 +81,24 @@ fn check_names_what_an_old_pool_lacks_and_what_to_do() {
             assert!(said.contains(word), "{word} is not in: {said}");
         }
         assert_eq!(said.contains("--features legacy-tls"), cfg!(not(feature = "legacy-tls")), "{said}");
+    }
+}
+
+/// An internal CA of 2012 signs with SHA-1.
+#[test]
+fn a_chain_signed_with_sha_1_is_named_as_the_reason() {
+    if !wanted("a_chain_signed_with_sha_1_is_named_as_the_reason") {
+        return;
+    }
+    let ca = Identity::ca();
+    let signed = Identity::signed(&ca, "DNS:localhost", "-sha1");
+    let server = Server::start(&signed, &["-cipher", "DEFAULT:@SECLEVEL=0"]);
+    let (code, answer) = check(&server.address.to_string(), &ca, &[]);
+    assert_eq!((code, answer["code"].as_str()), (Some(5), Some("transport:tls")), "{answer}");
+    let said = answer["diagnosis"].as_str().unwrap();
+    for words in ["signed with SHA-1", "issued anew with SHA-256", "tls = { legacy = true }", "--legacy-tls"]
+    {
+        assert!(said.contains(words), "{words} is not in: {said}");
     }
 }
 
@@ -306,6 +327,21 @@ mod behind_old_tls {
             let (code, answer) = check(&pool.front.to_string(), &identity, &["--legacy-tls"]);
             assert_eq!((code, answer["result"].as_str()), (Some(0), Some("Success")), "{old:?}: {answer}");
         }
+    }
+
+    #[test]
+    fn a_check_succeeds_with_a_chain_of_2012() {
+        if !wanted("a_check_succeeds_with_a_chain_of_2012") {
+            return;
+        }
+        let ca = Identity::ca_with(1024);
+        let signed = Identity::signed(&ca, "DNS:localhost", "-sha1");
+        let pool = Pool::start(&signed, TLS10);
+        let (code, answer) = check(&pool.front.to_string(), &ca, &["--legacy-tls"]);
+        assert_eq!((code, answer["result"].as_str()), (Some(0), Some("Success")), "{answer}");
+        let more = ["--legacy-tls", "--server-name", "other.example.com"];
+        let (code, answer) = check(&pool.front.to_string(), &ca, &more);
+        assert!(code == Some(5) && answer["diagnosis"].to_string().contains("is not for"), "{answer}");
     }
 
     #[test]

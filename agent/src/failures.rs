@@ -10,6 +10,10 @@ const MAX_KINDS: usize = 256;
 const TRANSCRIPTS: u32 = 3;
 /// Bytes of a message that a transcript shows.
 const SHOWN: usize = 4096;
+/// Characters of a reason, which the other side chooses.
+const REASON: usize = 300;
+/// Characters of a diagnosis: what the other side says of the cause is cut before, see `adsum-presence`.
+const DIAGNOSIS: usize = 2_000;
 
 /// One kind of failure in one second.
 #[derive(Debug, Clone)]
@@ -61,8 +65,8 @@ pub fn class_name(class: Class) -> &'static str {
 impl Failures {
     /// Adds one. `who` names the user.
     pub fn add(&mut self, failure: &Failure<'_>, who: &str) {
-        let reason = String::from_utf8_lossy(failure.reason);
-        let diagnosis = String::from_utf8_lossy(failure.diagnosis);
+        let reason = on_one_line(failure.reason, REASON);
+        let diagnosis = on_one_line(failure.diagnosis, DIAGNOSIS);
         let same = |row: &&mut FailureRow| {
             row.stage == failure.stage
                 && row.activity == failure.activity
@@ -87,8 +91,8 @@ impl Failures {
             activity: failure.activity,
             class: failure.class,
             code: failure.code.to_owned(),
-            reason: reason.into_owned(),
-            diagnosis: diagnosis.into_owned(),
+            reason,
+            diagnosis,
             who: who.to_owned(),
             count: 1,
             first: failure.at,
@@ -124,6 +128,16 @@ impl Failures {
     pub fn take(&mut self) -> Vec<FailureRow> {
         std::mem::take(&mut self.rows)
     }
+}
+
+/// Words of the other side for a table or a terminal: nothing that breaks the line or steers the screen.
+fn on_one_line(text: &[u8], longest: usize) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut out: String = text.chars().take(longest).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(longest).is_some() {
+        out.push('…');
+    }
+    out
 }
 
 fn transcript(failure: &Failure<'_>, who: &str) -> String {
@@ -186,6 +200,12 @@ mod tests {
         );
         assert!(text.contains("response=\"<masked>\", nc=1\r\n"), "{text}");
         assert!(!text.contains("abc"));
+    }
+
+    #[test]
+    fn words_of_the_other_side_break_no_line_and_have_an_end() {
+        assert_eq!(on_one_line(b"Not\r\nFound\x1b[2J \xff", 300), "Not  Found [2J \u{fffd}");
+        assert_eq!(on_one_line("ü".repeat(9).as_bytes(), 4), "üüüü…");
     }
 
     #[test]

@@ -219,15 +219,59 @@ fn dated(from: i32, to: i32) -> Identity {
     identity
 }
 
+/// What rustls says, and whether legacy TLS takes it.
+fn old_chain(identity: &Identity, ca: Vec<u8>, name: &str, sends: &[&str]) -> (String, Option<String>) {
+    let server = Server::start(identity, &[&["-cipher", "DEFAULT:@SECLEVEL=0"], sends].concat());
+    let said = |legacy: bool| {
+        let refused = Line::open(&options(ca.clone(), name, legacy), server.address, 8192).err();
+        refused.map(|refused| refused.error.diagnosis)
+    };
+    (said(false).expect("rustls took it"), said(true))
+}
+
 #[test]
-fn a_chain_signed_with_sha_1_is_named_as_such() {
-    if !wanted("a_chain_signed_with_sha_1_is_named_as_such") {
+fn a_chain_signed_with_sha_1_is_named_as_such_and_taken_with_legacy_tls() {
+    if !wanted("a_chain_signed_with_sha_1_is_named_as_such_and_taken_with_legacy_tls") {
         return;
     }
     let ca = Identity::ca();
     let signed = Identity::signed(&ca, "DNS:localhost", "-sha1");
-    let said = said_by_both(&signed, ca.pem(), "localhost");
+    let (said, legacy) = old_chain(&signed, ca.pem(), "localhost", &[]);
+    assert!(said.contains("signed with SHA-1") && said.contains("--legacy-tls"), "{said}");
+    assert_eq!(legacy, None);
+    // The CA between, too; and everything else is judged as ever.
+    let between = Identity::ca_below(&ca, "-sha1");
+    let below = Identity::signed(&between, "DNS:localhost", "-sha1");
+    let chain = between.cert().to_string_lossy().into_owned();
+    let sends = ["-cert_chain", &chain];
+    let (said, legacy) = old_chain(&below, ca.pem(), "localhost", &sends);
     assert!(said.contains("signed with SHA-1"), "{said}");
+    assert_eq!(legacy, None);
+    let said = old_chain(&below, ca.pem(), "other.example.com", &sends).1.unwrap();
+    assert!(said.contains("is not for `other.example.com`"), "{said}");
+    let said = old_chain(&below, Identity::ca().pem(), "localhost", &sends).1.unwrap();
+    assert!(said.contains("a CA of the same name with another key"), "{said}");
+    let stranger = Identity::new("DNS:stranger", &[]);
+    let said = old_chain(&signed, stranger.pem(), "localhost", &[]).1.unwrap();
+    assert!(said.contains("not signed by a CA that is trusted here"), "{said}");
+}
+
+#[test]
+fn keys_of_1024_bits_are_taken_with_legacy_tls_and_shorter_ones_never() {
+    if !wanted("keys_of_1024_bits_are_taken_with_legacy_tls_and_shorter_ones_never") {
+        return;
+    }
+    for digest in ["-sha1", "-sha256"] {
+        let ca = Identity::ca_with(1024);
+        let signed = Identity::signed(&ca, "DNS:localhost", digest);
+        let (said, legacy) = old_chain(&signed, ca.pem(), "localhost", &[]);
+        let words = if digest == "-sha1" { "signed with SHA-1" } else { "shorter than 2,048 bits" };
+        assert!(said.contains(words), "{said}");
+        assert_eq!(legacy, None, "{digest}");
+    }
+    let ca = Identity::ca_with(768);
+    let signed = Identity::signed(&ca, "DNS:localhost", "-sha256");
+    assert!(old_chain(&signed, ca.pem(), "localhost", &[]).1.is_some());
 }
 
 #[test]
@@ -236,7 +280,7 @@ fn a_ca_between_has_to_be_sent_by_the_server() {
         return;
     }
     let root = Identity::ca();
-    let between = Identity::ca_below(&root);
+    let between = Identity::ca_below(&root, "-sha256");
     let identity = Identity::signed(&between, "DNS:localhost", "-sha256");
     let chain = between.cert();
     let sends = [RSA_GCM, &["-cert_chain", chain.to_str().unwrap()]].concat();

@@ -115,6 +115,7 @@ fn ntlm(c: &mut Criterion<CpuTime>) {
         domain: "POOL".to_owned(),
         proxy: false,
         extended: true,
+        mic: false,
         key: 5,
     };
     let request = Outgoing {

@@ -372,6 +372,8 @@ pub enum Progress {
     OtherEndpoints(u32),
     /// The registrar says that the user came through an Edge server (`lync`).
     Remote,
+    /// The workflow of this user's pair has come to its end, whichever: both sign off.
+    SigningOff,
 }
 
 /// Sockets, measuring and counting, as a population sees them.

@@ -29,11 +29,11 @@ entries! {
     "metric" {
         "connect" => "Until a connection is usable: TCP connected, TLS handshake finished. UDP has none.", Some(Class::Network), "If it is high: look at the way to the pool, at the load of its TLS (handshakes cost it a signature each), and at its accept queue.";
         "register" => "REGISTER to the 2xx with our Contact, challenges included (RFC 6076: registration request delay). In workflow runs its scheduled base is open loop.", Some(Class::Pool), "If it is high: look at the registrar and at the directory behind it; challenges are inside.";
-        "self_subscribe" => "A user's subscription to itself: to the later of 2xx and first NOTIFY.", Some(Class::Pool), "If it is high: look at the presence service and the store it reads the user's own document from.";
+        "self_subscribe" => "A user's subscription to itself: to the later of 2xx and first NOTIFY; in the dialect lync the 200 may hold the first document.", Some(Class::Pool), "If it is high: look at the presence service and the store it reads the user's own document from.";
         "subscribe" => "SUBSCRIBE to a publisher, to the 2xx.", Some(Class::Pool), "If it is high: look at the presence service and at the presence rules that it evaluates.";
-        "subscribe_to_notify" => "SUBSCRIBE to the first active NOTIFY of the dialog, with or without a body.", Some(Class::Pool), "If it is high and subscribe is not: the first document is slow to come; look at the presence service.";
-        "publish" => "PUBLISH to the 2xx with an entity tag.", Some(Class::Pool), "If it is high: look at the presence service and its database.";
-        "publish_to_notify" => "PUBLISH to the NOTIFY with this or a later marker in the subscriber's dialog. In held runs its scheduled base is open loop.", Some(Class::Pool), "If it is high and publish is not: look at how the pool fans notifications out, at its queues, and at its connections to subscribers.";
+        "subscribe_to_notify" => "SUBSCRIBE to the first active NOTIFY of the dialog, with or without a body; in the dialect lync the 200 may be it.", Some(Class::Pool), "If it is high and subscribe is not: the first document is slow to come; look at the presence service.";
+        "publish" => "PUBLISH to the 2xx with an entity tag; in the dialect lync SERVICE to the 200.", Some(Class::Pool), "If it is high: look at the presence service and its database.";
+        "publish_to_notify" => "PUBLISH (lync: SERVICE) to the NOTIFY (lync: BENOTIFY, too) with this or a later marker in the subscriber's dialog. In held runs its scheduled base is open loop.", Some(Class::Pool), "If it is high and publish is not: look at how the pool fans notifications out, at its queues, and at its connections to subscribers.";
         "recovery" => "Held users: from the loss of connection, registration or a subscription until the user has everything again. p99 is the time until 99 % of those who lost something are back; who never got there ranks above all.", Some(Class::Pool), "If it is high: look at what limits log-ons after a restart; [warmup] holds the rates at which users return.";
         "notify_fanout_last" => "PUBLISH to the last of several subscribers that was told.", Some(Class::Pool), "If it is much higher than publish_to_notify: the pool tells watchers one after the other; look at its workers.";
         "unsubscribe" => "To the later of 2xx and terminating NOTIFY; every dialog, also those of users with themselves.", Some(Class::Pool), "If it is high: look at the presence service; it is not part of a workflow's latency.";
@@ -115,9 +115,10 @@ entries! {
         "12" => "Untrustworthy: the run measured its own generator.", Some(Class::Generator), "summary.txt gives each reason with what was measured, the limit and what to do.";
         "13" => "An agent was lost and on_agent_loss is \"stop\".", Some(Class::Generator), "Look at that agent's log and host; what it had sent is in the results.";
         "14" => "Stopped to protect the pool (stop_on).", Some(Class::Pool), "failures.csv says what the pool answered; lower the rate, or set safety.overload = true if this was the question.";
-        "130" => "Interrupted by Ctrl-C, after draining and writing.", NOBODY, "";
+        "129" => "`check` was ended by SIGHUP, as by a terminal that was closed, after signing off.", NOBODY, "";
+        "130" => "Interrupted by Ctrl-C, after draining and writing; `check` has signed off.", NOBODY, "";
         "141" => "Nobody read the output any more, as with `adsum … | head`.", NOBODY, "";
-        "143" => "Ended by SIGTERM, after draining and writing.", NOBODY, "";
+        "143" => "Ended by SIGTERM, after draining and writing; `check` has signed off.", NOBODY, "";
     }
     "exit code of check --format nagios" {
         "0" => "OK: every notification came in time.", NOBODY, "";

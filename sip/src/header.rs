@@ -66,33 +66,8 @@ impl HeaderId {
     /// assert_eq!(HeaderId::of(b"CALL-ID"), HeaderId::CallId);
     /// assert_eq!(HeaderId::of(b"X-Anything"), HeaderId::Other);
     /// ```
-    #[inline]
     #[must_use]
     pub fn of(name: &[u8]) -> HeaderId {
-        use HeaderId::*;
-        // As nearly everybody writes them, for the sake of speed.
-        match name {
-            b"Via" => Via,
-            b"From" => From,
-            b"To" => To,
-            b"Call-ID" => CallId,
-            b"CSeq" => CSeq,
-            b"Contact" => Contact,
-            b"Content-Length" => ContentLength,
-            b"Content-Type" => ContentType,
-            b"Event" => Event,
-            b"Expires" => Expires,
-            b"Server" => Server,
-            b"User-Agent" => UserAgent,
-            b"Max-Forwards" => MaxForwards,
-            b"SIP-ETag" => SipETag,
-            b"Subscription-State" => SubscriptionState,
-            b"WWW-Authenticate" => WwwAuthenticate,
-            _ => Self::in_any_case(name),
-        }
-    }
-
-    fn in_any_case(name: &[u8]) -> HeaderId {
         use HeaderId::*;
         // The length selects at most a handful of candidates; a wrong first
         // letter ends the comparison at once.

@@ -183,7 +183,7 @@ pub enum Scheme {
     /// See [`Unprotected`].
     None(Unprotected),
     /// See [`Digest`].
-    Digest(Digest),
+    Digest(Box<Digest>),
     /// See [`Ntlm`].
     Ntlm(Box<Ntlm>),
 }

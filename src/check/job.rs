@@ -69,6 +69,16 @@ fn from_flags(args: &cli::Check, publisher: &str, subscriber: &str) -> Result<Ve
     if args.target.is_empty() {
         return usage("--target is missing: the pool, HOST[:PORT]");
     }
+    for target in &args.target {
+        adsum_agent::locate::split(target).or_else(|e| usage(format!("--target {target}: {e}")))?;
+    }
+    if publisher.eq_ignore_ascii_case(subscriber) {
+        return usage(format!("publisher and subscriber are both {publisher}: a check has two users"));
+    }
+    let from_stdin = |file: &Option<PathBuf>| file.as_deref() == Some(Path::new("-"));
+    if from_stdin(&args.publisher_credential_file) && from_stdin(&args.subscriber_credential_file) {
+        return usage("only one of the credential files can be standard input (-)");
+    }
     let user = |role: &str, uri: &str, file: &Option<PathBuf>| match adsum_coordinator::users::check_uri(uri)
     {
         Ok(()) => Ok(CheckUser {
@@ -196,6 +206,15 @@ fn job(
         flag.clone().or_else(|| own.as_ref().map(|path| dir.join(path)))
     };
     let (cert, key) = (path(&args.cert, &entry.cert), path(&args.key, &entry.key));
+    if carrier != Carrier::Tls
+        && let Some(flag) = tls_flag(args)
+    {
+        return usage(format!(
+            "{}: {flag} belongs to TLS, and this check goes over {}: --transport tls",
+            entry.name,
+            carrier.name().to_uppercase()
+        ));
+    }
     combination(&entry.name, lync, carrier, auth, cert.is_some())?;
     let legacy = args.legacy_tls || entry.legacy_tls;
     if legacy && !HAS_LEGACY {
@@ -250,6 +269,17 @@ fn job(
         advertise: args.advertise.clone().or_else(|| entry.advertise.clone()),
         trace: None,
     })
+}
+
+/// A flag that says something about TLS.
+fn tls_flag(args: &cli::Check) -> Option<&'static str> {
+    let given = [
+        (args.ca.is_some(), "--ca"),
+        (args.cert.is_some(), "--cert"),
+        (args.server_name.is_some(), "--server-name"),
+        (args.legacy_tls, "--legacy-tls"),
+    ];
+    given.into_iter().find(|(is_given, _)| *is_given).map(|(_, flag)| flag)
 }
 
 fn combination(name: &str, lync: bool, carrier: Carrier, auth: Auth, cert: bool) -> Result<(), Refused> {

@@ -5,6 +5,7 @@ mod job;
 mod monitor;
 mod output;
 mod run;
+mod signals;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -38,28 +39,27 @@ fn checked(args: &cli::Check) -> Result<u8, Refused> {
     let mut first = true;
     let done = |one: &run::Checked<'_>| {
         if at_once {
-            let gap = if std::mem::take(&mut first) { "" } else { "\n" };
-            print!("{gap}{}", output::text(one));
             // Whoever reads along sees each answer when it is there.
-            drop(std::io::stdout().flush());
+            let gap = if std::mem::take(&mut first) { "" } else { "\n" };
+            signals::print(&format!("{gap}{}", output::text(one)));
         }
     };
-    let answers = run::run(&jobs, args.verbose, |line| eprintln!("{line}"), done);
+    signals::listen().map_err(|e| (exit::INTERNAL, format!("signals cannot be listened to: {e}")))?;
+    let answers = run::run(&jobs, args.verbose, signals::say, done);
     let all_well = answers.iter().all(|one| one.answer.success);
-    let code = if all_well { 0 } else { exit::CHECK_FAILED };
+    let code = signals::code().unwrap_or(if all_well { 0 } else { exit::CHECK_FAILED });
     let (document, code) = match args.format {
         Format::Text if at_once => return Ok(code),
         Format::Text => (answers.iter().map(output::text).collect::<Vec<_>>().join("\n"), code),
         Format::Json => (output::json(&answers), code),
         Format::Csv => (output::csv(&answers), code),
         Format::Prometheus => (monitor::prometheus(&answers), code),
-        Format::Nagios => {
-            let (line, code) = monitor::nagios(&answers, &limits);
-            (line, code)
-        }
+        Format::Nagios => monitor::nagios(&answers, &limits),
     };
     match &args.output {
-        None => print!("{document}"),
+        None => signals::print(&document),
+        // What was cut short is no news: the file stays as it was.
+        Some(_) if signals::code().is_some() => {}
         Some(path) => replace(path, &document)
             .map_err(|e| (exit::CONFIGURATION, format!("--output {}: {e}", path.display())))?,
     }

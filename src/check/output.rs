@@ -40,7 +40,7 @@ pub fn json(answers: &[Checked<'_>]) -> String {
                 "latency_seconds": a.success.then_some(a.latency.as_secs_f64()),
                 "elapsed_seconds": a.elapsed.as_secs_f64(),
                 "error": a.error, "diagnosis": a.diagnosis, "error_code": diagnosis::error_code(&a.diagnosis),
-                "code": a.code, "activity": a.activity, "account": a.account,
+                "code": a.code, "class": a.class, "activity": a.activity, "account": a.account,
                 "server": a.server, "warnings": a.warnings,
             })
         })
@@ -61,6 +61,7 @@ pub fn csv(answers: &[Checked<'_>]) -> String {
         "error_code",
         "account",
         "name",
+        "class",
     ];
     let rows = answers.iter().map(|Checked { job, answer: a, .. }| {
         vec![
@@ -75,6 +76,7 @@ pub fn csv(answers: &[Checked<'_>]) -> String {
             diagnosis::error_code(&a.diagnosis).map_or(String::new(), |id| id.to_string()),
             a.account.clone(),
             job.name.clone(),
+            a.class.to_owned(),
         ]
     });
     String::from_utf8_lossy(&adsum_report::files::csv_bytes(&header, rows)).into_owned()

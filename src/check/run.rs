@@ -10,14 +10,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::SystemTime;
 
 use adsum_agent::check::{Answer, Check, Step, ntlm};
+use adsum_agent::engine::lync_options;
 use adsum_agent::locate::{self, locate, locate_lync};
 use adsum_agent::net::allow::{Allow, Network};
+use adsum_agent::net::clock;
 use adsum_coordinator::scenario::Dialect;
 use adsum_presence::host::Activity;
-use adsum_presence::lync::LyncAuth;
+use adsum_presence::lync::{LyncAuth, LyncOptions};
 use adsum_presence::population;
 
 use super::job::Job;
+use super::signals::STOP;
 use crate::cli::Auth;
 
 /// Checks at a time: each is a thread with a shard, and a waiting one costs nothing.
@@ -58,6 +61,7 @@ pub fn run<'j>(
                     // Whoever listens outlives the threads of this scope.
                     let mut say = |line: String| drop(said.send((number, Said::Line(line))));
                     let answer = match refused {
+                        _ if STOP.asked() > 0 => interrupted(),
                         Some(answer) => answer,
                         None => one(job, verbose, &mut say),
                     };
@@ -166,9 +170,29 @@ fn not_tried(account: &[u8], by: &str) -> Answer {
             String::from_utf8_lossy(account)
         ),
         code: "auth:rejected".to_owned(),
+        class: "configuration",
         activity: Activity::Register.name().to_owned(),
         account: String::from_utf8_lossy(account).into_owned(),
         ..Answer::default()
+    }
+}
+
+/// For a check that did not come to anything before it was told to stop.
+fn interrupted() -> Answer {
+    Answer {
+        error: "interrupted by a signal".to_owned(),
+        diagnosis: "it had not begun: nothing was found out about the pool".to_owned(),
+        code: "generator:interrupted".to_owned(),
+        class: "generator",
+        interrupted: true,
+        ..Answer::default()
+    }
+}
+
+/// Returns when checks are to stop.
+async fn stopped() {
+    while STOP.asked() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 
@@ -180,30 +204,46 @@ fn spoken(job: &Job) -> population::Dialect {
         (Dialect::Lync, Auth::Digest) => LyncAuth::Digest,
         (Dialect::Lync, Auth::None | Auth::Trusted) => LyncAuth::None,
     };
-    population::Dialect::Lync(adsum_agent::engine::lync_options(auth))
+    population::Dialect::Lync(LyncOptions { is_tidy: true, ..lync_options(auth) })
 }
 
 fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
-    let failed = |code: &str, error: String, diagnosis: &str| Answer {
+    let failed = |code: &str, class: &'static str, error: String, diagnosis: &str| Answer {
         code: code.to_owned(),
+        class,
         error,
         diagnosis: diagnosis.to_owned(),
         ..Answer::default()
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed("generator:start", error.to_string(), "this host has no resources left"),
+        Err(error) => {
+            return failed(
+                "generator:start",
+                "generator",
+                error.to_string(),
+                "this host has no resources left",
+            );
+        }
     };
     let target = job.target.as_str();
-    let found = match job.dialect {
-        Dialect::Simple => runtime.block_on(locate(target, job.transport, 1)),
-        Dialect::Lync => runtime.block_on(locate_lync(target, job.transport, 1)),
-    };
+    // Of servers with the same priority each has its turn by its weight (RFC 2782).
+    let seed = clock::unix_ns() as u64 ^ u64::from(std::process::id()) << 32;
+    let found = runtime.block_on(async {
+        let search = async {
+            match job.dialect {
+                Dialect::Simple => locate(target, job.transport, seed).await,
+                Dialect::Lync => locate_lync(target, job.transport, seed).await,
+            }
+        };
+        tokio::select! { found = search => Some(found), () = stopped() => None }
+    });
     let found = match found {
-        Ok(found) => found,
-        Err(error) => {
+        None => return interrupted(),
+        Some(Ok(found)) => found,
+        Some(Err(error)) => {
             let advice = "check the name, and the name servers of this host";
-            return failed("transport:dns", error.to_string(), advice);
+            return failed("transport:dns", "network", error.to_string(), advice);
         }
     };
     let mut tls = job.tls.clone();
@@ -242,7 +282,7 @@ fn one(job: &Job, verbose: bool, say: &mut dyn FnMut(String)) -> Answer {
         allow: Allow::new(networks, None),
         trace: job.trace.clone(),
     };
-    let mut answer = adsum_agent::check::run(&check, |step| {
+    let mut answer = adsum_agent::check::run(&check, &STOP, |step| {
         if verbose {
             say(told(step));
         }
@@ -268,10 +308,11 @@ fn in_the_cmdlets_words(answer: &mut Answer, job: &Job) {
             answer.diagnosis = format!("{ours}: {}", answer.diagnosis);
         }
         "auth:unsupported" if job.auth == Auth::None => {
-            answer.diagnosis =
-                "the pool asks for credentials, and --auth none sends none: use --auth digest with \
-                                a credential file for each user"
-                    .to_owned();
+            let usual = if job.dialect == Dialect::Lync { "ntlm" } else { "digest" };
+            answer.diagnosis = format!(
+                "the pool asks for credentials, and --auth none sends none: use --auth {usual} with a credential \
+                 file for each user"
+            );
         }
         "auth:unsupported" if job.auth == Auth::Trusted => {
             answer.diagnosis = "the pool asks for credentials, so it does not trust the certificate of this \

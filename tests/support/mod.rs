@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -50,29 +50,36 @@ pub fn secret(dir: &Path, name: &str, text: &str) -> String {
 
 /// `check` of users 1 and 2 of an embedded pool.
 pub fn check(target: &str, dir: &Path, more: &[&str]) -> Output {
+    checking(target, dir, more).output().unwrap()
+}
+
+/// The same, not started yet.
+pub fn checking(target: &str, dir: &Path, more: &[&str]) -> Command {
     let publisher = secret(dir, "user1", "user000001:pw-user000001\n");
     let subscriber = secret(dir, "user2", "user000002:pw-user000002\n");
     let mut args = vec!["check", "--target", target, "--publisher", "sip:user000001@pool.test"];
     args.extend(["--publisher-credential-file", &publisher, "--subscriber", "sip:user000002@pool.test"]);
     args.extend(["--subscriber-credential-file", &subscriber]);
     args.extend_from_slice(more);
-    adsum(&args)
+    command(&args)
 }
 
 /// An embedded pool as a process of its own, ended with this value.
 pub struct PoolProcess {
     child: Child,
+    words: std::fs::File,
     pub address: String,
     pub tls: String,
 }
 
 impl PoolProcess {
     pub fn start(args: &[&str]) -> PoolProcess {
+        let words = tempfile::tempfile().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_adsum"))
             .args(["pool", "--listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"])
             .args(args)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(words.try_clone().unwrap())
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -83,14 +90,37 @@ impl PoolProcess {
                 .unwrap_or_else(|| panic!("{line}"))
                 .to_owned()
         };
-        PoolProcess { address: word("udp,tcp="), tls: word("tls="), child }
+        PoolProcess { address: word("udp,tcp="), tls: word("tls="), child, words }
     }
+
+    /// `STOP` freezes it, `CONT` lets it go on: what came meanwhile waits in the kernel.
+    pub fn signal(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
+    /// Ends the pool, and gives what it counted: what it holds yet is called `left`.
+    pub fn stop(mut self) -> String {
+        signal(&self.child, "TERM");
+        self.child.wait().unwrap();
+        let mut said = String::new();
+        self.words.seek(SeekFrom::Start(0)).unwrap();
+        self.words.read_to_string(&mut said).unwrap();
+        assert!(said.contains("received: "), "{said}");
+        said
+    }
+}
+
+/// Sends a signal to a child.
+pub fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
 }
 
 impl Drop for PoolProcess {
     fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        // It may have ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

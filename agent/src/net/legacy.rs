@@ -5,6 +5,7 @@
 //! Only the protocol is OpenSSL's. Whether a certificate is accepted is decided
 //! by the same code as with rustls, before the handshake goes on: same CAs, same
 //! rules for chain and name, same words. This cannot be switched off here either.
+//! Chains may be signed as they were in 2012, with SHA-1 ([`super::old_chain`]).
 //!
 //! A session touches no socket: OpenSSL reads from and writes to memory.
 
@@ -24,6 +25,7 @@ use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, Error};
 
+use super::old_chain;
 use super::session::{RECORD, RECORD_OVERHEAD, Standing};
 use super::stream::MAX_UNSENT;
 use super::tls::{self, TlsOptions, TlsSetupError};
@@ -65,7 +67,7 @@ impl Config {
     /// When a PEM text holds nothing or the key does not fit.
     pub fn new(options: &TlsOptions) -> Result<Config, TlsSetupError> {
         let roots = Arc::new(tls::roots(options)?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, tls::provider())
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::new(old_chain::provider()))
             .build()
             .map_err(|e| tls::wrong(e.to_string()))?;
         let mut context = context().map_err(|e| tls::wrong(format!("OpenSSL: {e}")))?;

@@ -5,6 +5,8 @@ pub mod batch;
 pub mod clock;
 #[cfg(feature = "legacy-tls")]
 pub mod legacy;
+#[cfg(feature = "legacy-tls")]
+mod old_chain;
 pub mod poll;
 pub mod probe;
 pub mod secured;

@@ -17,6 +17,8 @@ use rustls::AlertDescription;
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::tls;
+
 /// Time for the whole question, and so for the failures that wait for its answer.
 pub const LIMIT: Duration = Duration::from_secs(3);
 /// Targets that one process asks in a run; a pool has a few addresses.
@@ -258,14 +260,6 @@ fn traits(suite: &str) -> &'static str {
     }
 }
 
-/// How `legacy` is switched on, with this binary.
-const SWITCH: &str = if cfg!(feature = "legacy-tls") {
-    "or let adsum speak it: `tls = { legacy = true }` in [pool] of the scenario, --legacy-tls for a check"
-} else {
-    "or let adsum speak it: `tls = { legacy = true }` in [pool] of the scenario, --legacy-tls for a check, \
-     with a binary that has OpenSSL (this one has not: cargo build --release --features legacy-tls)"
-};
-
 impl Finding {
     /// What an administrator should know and do.
     #[must_use]
@@ -306,9 +300,9 @@ fn accepts(version: u16, suite: u16) -> String {
     }
     // Not built into our OpenSSL: weak beyond what a pool of 2013 needs.
     let switch = if name.contains("_3DES_") || name.contains("_RC4_") {
-        "adsum does not have this cipher in any build"
+        "adsum does not have this cipher in any build".to_owned()
     } else {
-        SWITCH
+        format!("or let adsum speak it: {}", tls::SWITCH)
     };
     if version < TLS12 {
         return format!(
@@ -330,8 +324,8 @@ fn accepts(version: u16, suite: u16) -> String {
 enum Known {
     /// A handshake with it has succeeded: what fails later has other reasons.
     Good,
-    /// It is being asked.
-    Asked,
+    /// It is being asked, since then.
+    Asked(Instant),
     /// It has answered.
     Found(Finding),
 }
@@ -375,14 +369,16 @@ impl Probes {
         let mut known = self.lock();
         match known.get(&target) {
             Some(Known::Good) => return Explained::Now(error),
-            Some(Known::Asked) => return Explained::Later(error),
+            // A thread that died on the way must not make anybody wait for ever.
+            Some(Known::Asked(since)) if since.elapsed() > 2 * LIMIT => return Explained::Now(error),
+            Some(Known::Asked(_)) => return Explained::Later(error),
             Some(Known::Found(finding)) => {
                 return Explained::Now(FlowError { diagnosis: finding.diagnosis(), ..error });
             }
             None if known.len() >= MAX_TARGETS => return Explained::Now(error),
             None => {}
         }
-        known.insert(target, Known::Asked);
+        known.insert(target, Known::Asked(Instant::now()));
         drop(known);
         let (probes, name) = (self.clone(), name.clone());
         let asked = std::thread::Builder::new().name("tls-probe".to_owned()).spawn(move || {

@@ -39,6 +39,14 @@ pub const HAS_LEGACY: bool = cfg!(feature = "legacy-tls");
 pub const NO_LEGACY: &str = "`legacy = true` (--legacy-tls, `legacy_tls` of a check) needs OpenSSL, and this adsum was built without it: build \
      it with `cargo build --release --features legacy-tls`, for which a C compiler, make and perl are enough";
 
+/// How `legacy` is switched on, with this binary.
+pub(super) const SWITCH: &str = if HAS_LEGACY {
+    "`tls = { legacy = true }` in [pool] of the scenario, --legacy-tls for a check"
+} else {
+    "`tls = { legacy = true }` in [pool] of the scenario, --legacy-tls for a check, with a binary that has \
+     OpenSSL (this one has not: cargo build --release --features legacy-tls)"
+};
+
 /// TLS settings that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS settings: {0}")]
@@ -176,9 +184,19 @@ fn alert_received(alert: AlertDescription) -> String {
     }
 }
 
-/// The object identifier of sha1WithRSAEncryption, and that of ecdsa-with-SHA1.
-const SHA1: [&[u8]; 2] =
-    [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01]];
+/// The object identifiers of signatures with SHA-1, and whether legacy TLS takes them.
+const SHA1: [(&[u8], bool); 2] = [
+    // sha1WithRSAEncryption
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x05], true),
+    // ecdsa-with-SHA1
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01], false),
+];
+
+/// If a signature is one with SHA-1: whether legacy TLS takes it.
+fn sha1(algorithm: &[u8]) -> Option<bool> {
+    let named = |id: &[u8]| algorithm.windows(id.len()).any(|part| part == id);
+    SHA1.iter().find(|(id, _)| named(id)).map(|(_, legacy)| *legacy)
+}
 
 /// What is wrong with the server's certificate, and who has to act.
 fn certificate(why: &CertificateError, name: &str) -> (Class, String) {
@@ -205,24 +223,35 @@ fn certificate(why: &CertificateError, name: &str) -> (Class, String) {
             format!("the server's certificate is not for `{name}`: connect by a name that it has, or say which one to expect with server_name (--server-name). {why}"),
         ),
         CertificateError::UnsupportedSignatureAlgorithmContext { signature_algorithm_id, .. }
-            if SHA1.iter().any(|id| signature_algorithm_id.windows(id.len()).any(|part| part == *id)) =>
-        (
-            Class::Pool,
-            "the server's certificate, or one between it and its CA, is signed with SHA-1, which is not accepted, also not with legacy TLS: have it issued anew with SHA-256"
-                .to_owned(),
-        ),
+            if sha1(signature_algorithm_id).is_some() =>
+        {
+            let otherwise = if sha1(signature_algorithm_id) == Some(true) {
+                format!("or let adsum take it: {SWITCH}")
+            } else {
+                "adsum does not take such a signature in any build".to_owned()
+            };
+            (
+                Class::Pool,
+                format!("the server's certificate, or one between it and its CA, is signed with SHA-1, as internal CAs of 2012 did, and that is not accepted: have it issued anew with SHA-256, {otherwise}"),
+            )
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
             Class::Pool,
             format!("the server's certificate is not meant for servers: have it issued anew with the purpose serverAuth. {why}"),
         ),
         CertificateError::BadSignature => (
             Class::Configuration,
-            "the server's certificate is not signed by the CA of its issuer's name that is trusted here: `ca` (--ca) probably holds a CA of the same name with another key, such as one that was renewed since: give the pool's present one"
+            "the server's certificate is not signed by the CA of its issuer's name that is trusted here: `ca` (--ca) probably holds a CA of the same name with another key, such as one that was renewed since: give the pool's present one. (Or a CA's RSA key is shorter than 2,048 bits: such signatures are taken with legacy TLS only)"
                 .to_owned(),
         ),
         CertificateError::Revoked => {
             (Class::Pool, "the server's certificate has been revoked: have a new one issued".to_owned())
         }
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => (
+            Class::Pool,
+            "the server's certificate is that of a CA (basicConstraints CA:TRUE), as `openssl req -x509` makes them, and a CA's is not accepted as a server's: have one issued for the server"
+                .to_owned(),
+        ),
         _ => (Class::Pool, format!("the server's certificate cannot be accepted: {why}")),
     }
 }

@@ -116,6 +116,10 @@ pub enum Command {
     Drain,
     /// Stop at once: what is open is void.
     Abort,
+    /// Workflows go no further: take back what was published, sign off.
+    Leave,
+    /// The same without waiting for answers any more, then stop.
+    LeaveNow,
 }
 
 /// What a shard tells.
@@ -341,6 +345,8 @@ impl Core {
             refused_flows: 0,
             accounts,
         };
+        // Held users do not take turns.
+        let resting = if held { 0 } else { population.pairs() };
         let mut core = Core {
             io,
             scanner: Scanner::new(),
@@ -353,9 +359,9 @@ impl Core {
             state: stages::State::Begin,
             last_hold: None,
             waiting: VecDeque::new(),
-            rested: (0..population.pairs()).map(|pair| (pair, 0)).collect(),
-            rests: vec![0; population.pairs() as usize],
-            rested_since: vec![Time(0); population.pairs() as usize],
+            rested: (0..resting).map(|pair| (pair, 0)).collect(),
+            rests: vec![0; resting as usize],
+            rested_since: vec![Time(0); resting as usize],
             plan: stages::Rules {
                 kind: plan.config.kind,
                 deadline: plan.config.deadline,

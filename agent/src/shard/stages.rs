@@ -190,7 +190,7 @@ impl Core {
         }
         self.state = State::SigningOn(series);
         let Series { next, last, .. } = series;
-        if self.too_many_rejected(u64::from(next)) {
+        if self.too_many_rejected(u64::from(next)) || self.is_hopeless(next) {
             let failure = self.io.failures.first.take().unwrap_or_else(|| unknown(now));
             return self.not_ready(failure);
         }
@@ -215,6 +215,21 @@ impl Core {
         let tried = tried.max(1);
         (rejected >= FIRST_LOG_ONS.min(u64::from(self.population.users())) && rejected * 100 >= tried * 95)
             || (tried > FIRST_LOG_ONS && rejected * 100 > tried * 2 && rejected > 2)
+    }
+
+    /// True if all of the first log-ons were refused for a reason that no waiting mends, and nobody
+    /// else got in. What may pass (503, silence, a host that refuses) is tried again until the limit.
+    fn is_hopeless(&self, tried: u32) -> bool {
+        let first = self.population.users().min(FIRST_LOG_ONS as u32);
+        let lasting = |failure: &FailureRow| {
+            failure.class == Class::Configuration
+                || failure.code == "transport:tls"
+                || failure.code.starts_with("protocol:")
+        };
+        tried >= first
+            && self.population.tally().registered == 0
+            && self.io.failures.first.as_ref().is_some_and(lasting)
+            && (0..first).all(|user| self.population.has_setback(user))
     }
 
     fn subscribing(&mut self, now: Time, mut series: Series) {
@@ -372,17 +387,29 @@ impl Core {
         }
         self.state = State::SigningOff(series);
         let Series { next, last, .. } = series;
-        if next < self.population.users() {
-            return;
-        }
-        let tally = self.population.tally();
+        let (tally, all) = (self.population.tally(), self.population.users());
         let quiet = tally.registered == 0 && tally.requests == 0;
-        if quiet && (0..next).all(|user| self.population.is_gone(user)) {
+        // Also before their turn: those who never signed on have nothing to leave.
+        if quiet && (0..all).all(|user| self.population.is_gone(user)) {
             self.done(false, "complete");
-        } else if now.since(last) > 2 * TIMEOUT + GRACE {
+        } else if next >= all && now.since(last) > 2 * TIMEOUT + GRACE {
             self.population.hurry(now, &mut self.io);
             self.done(false, "users did not sign off in time");
         }
+    }
+
+    /// Workflows are cut short and sign off.
+    pub(crate) fn leave(&mut self, now: Time) {
+        self.population.cut_short(now, &mut self.io);
+        self.drain(now);
+    }
+
+    /// Nobody is waited for any more: takes back in one message what was published, and stops.
+    pub(crate) fn leave_now(&mut self, now: Time) {
+        if self.state != State::Done {
+            self.population.last_words(now, &mut self.io);
+        }
+        self.abort(now);
     }
 
     /// Stops at once.

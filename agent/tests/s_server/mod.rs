@@ -60,7 +60,13 @@ impl Identity {
 
     /// A CA that signs itself.
     pub fn ca() -> Identity {
+        Self::ca_with(2048)
+    }
+
+    /// The same with an RSA key of so many bits.
+    pub fn ca_with(bits: u32) -> Identity {
         let made = Identity::new("", &[]);
+        made.openssl(&format!("genrsa -out key.pem {bits}"));
         made.openssl(
             "req -x509 -new -key key.pem -subj /CN=root -config ca.cnf -extensions ext -out cert.pem",
         );
@@ -68,9 +74,9 @@ impl Identity {
     }
 
     /// A CA below another one.
-    pub fn ca_below(ca: &Identity) -> Identity {
+    pub fn ca_below(ca: &Identity, digest: &str) -> Identity {
         let made = Identity::new("", &[]);
-        made.signed_by(ca, "ca.cnf", "between", "-sha256");
+        made.signed_by(ca, "ca.cnf", "between", digest);
         made
     }
 

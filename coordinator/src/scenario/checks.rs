@@ -157,12 +157,31 @@ fn check(cx: &mut Cx<'_>, mut section: Section<'_, '_>) -> Option<CheckEntry> {
             section.missing(cx, other, "a certificate and its key together");
         }
     }
+    let lync = dialect == Some(Dialect::Lync);
+    let carrier = transport.as_ref().map(|at| at.value).or((!section.has("transport")).then_some(if lync {
+        Transport::Tls
+    } else {
+        Transport::Udp
+    }));
+    // A transport that nobody can read is one mistake, not several.
+    for own in ["ca", "cert", "key", "server_name", "legacy_tls"] {
+        if section.has(own) && carrier.is_some_and(|carrier| carrier != Transport::Tls) {
+            let wrong = Wrong::new(format!("`{}` belongs to TLS", section.name(own)));
+            cx.wrong(&section.key_at(own), wrong.accepted("it with transport = \"tls\""));
+        }
+    }
     let timeout_ns = section.duration(cx, "timeout", TIMEOUT_NS).map(|at| at.value);
     let local_address = section.parsed(cx, "local_address", "an address such as \"192.0.2.10\"", |text| {
         text.parse::<IpAddr>().map_err(|_| "it is no address".to_owned())
     });
     let publisher = user(cx, &mut section, "publisher", needs);
     let subscriber = user(cx, &mut section, "subscriber", needs);
+    if let (Some(one), Some(other)) = (&publisher, &subscriber)
+        && one.sip.eq_ignore_ascii_case(&other.sip)
+    {
+        let wrong = Wrong::new("publisher and subscriber are the same account").found(one.sip.clone());
+        cx.wrong(&section.key_at("subscriber"), wrong.accepted("two accounts"));
+    }
     section.finish(cx);
     Some(CheckEntry {
         name: name?,
@@ -296,6 +315,13 @@ auth = "ntlm"
 cert = "x"
 publisher = { sip = "sip:alice@example.com" }
 other = 1
+
+[[check]]
+name = "c"
+target = "h"
+auth = "none"
+publisher = { sip = "sip:alice@example.com" }
+subscriber = { sip = "sip:Alice@example.com" }
 "#;
         let told = read(text).unwrap_err();
         for (place, words) in [
@@ -307,6 +333,8 @@ other = 1
             ("c.toml:2:1: ", "`check.0.subscriber` is missing"),
             ("c.toml:12:8: ", "`ntlm` belongs to the dialect `lync`"),
             ("c.toml:9:1: ", "`check.1.key` is missing"),
+            ("c.toml:13:1: ", "`check.1.cert` belongs to TLS"),
+            ("c.toml:22:1: ", "publisher and subscriber are the same account"),
             ("c.toml:14:13: ", "`check.1.publisher.credential_file` is missing"),
             ("c.toml:15:1: ", "unknown key `check.1.other`"),
         ] {

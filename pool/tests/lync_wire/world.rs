@@ -185,6 +185,8 @@ pub struct Setup {
     pub auth: LyncAuth,
     pub contacts: Option<Contacts>,
     pub rows: bool,
+    /// What passwords begin with, where there are rows.
+    pub password: &'static str,
     pub pool: PoolConfig,
 }
 
@@ -199,6 +201,7 @@ impl Setup {
             auth: LyncAuth::Ntlm(ntlm),
             contacts: None,
             rows: false,
+            password: "pw-",
             pool: PoolConfig { dialect: Spoken::Lync, ..PoolConfig::default() },
         }
     }
@@ -227,7 +230,7 @@ pub fn peer(number: u64) -> Peer {
 
 impl World {
     pub fn new(setup: Setup) -> World {
-        let Setup { seed, kind, pairs, breaks, auth, contacts, rows, pool } = setup;
+        let Setup { seed, kind, pairs, breaks, auth, contacts, rows, password, pool } = setup;
         let server = SocketAddr::from(([127, 0, 0, 1], 5060));
         let config = Config {
             namespace: Namespace { run: 9, shard: 1, key: seed },
@@ -242,7 +245,7 @@ impl World {
         };
         let row = |n: u32| Row {
             uri: format!("sip:user{n:06}@pool.test").into(),
-            password: format!("pw-user{n:06}").into(),
+            password: format!("{password}user{n:06}").into(),
             ..Row::default()
         };
         let accounts = if rows {

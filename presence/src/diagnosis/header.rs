@@ -123,13 +123,22 @@ fn quotes_headers(content_type: &[u8]) -> bool {
 
 /// Appends a text for people: escapes resolved, line breaks and control characters as one blank, cut
 /// where it is too long.
-fn write_text(text: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_text(text: &[u8], out: &mut Vec<u8>) {
+    write_shown(text, true, out);
+}
+
+/// The same with backslashes as they are: of a value that is no quoted-string.
+pub(super) fn write_raw(text: &[u8], out: &mut Vec<u8>) {
+    write_shown(text, false, out);
+}
+
+fn write_shown(text: &[u8], is_quoted: bool, out: &mut Vec<u8>) {
     let start = out.len();
     let mut rest = trim(text);
     let mut blank = false;
     while let [byte, tail @ ..] = rest {
         let (byte, tail) = match (byte, tail) {
-            (b'\\', [escaped, tail @ ..]) => (escaped, tail),
+            (b'\\', [escaped, tail @ ..]) if is_quoted => (escaped, tail),
             _ => (byte, tail),
         };
         rest = tail;

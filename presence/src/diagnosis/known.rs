@@ -54,7 +54,7 @@ table! {
     2003 d Configuration [] "a publication that is read-only cannot be overwritten" => "Some other application owns this category: use a test account of its own.";
     2004 d Configuration [] "the subscriber is not authorised to subscribe" => "The publisher blocks this subscriber, or a policy does: look at the publisher's contact list and privacy settings, or use another test account.";
     2005 d Configuration [] "the user in the From URI was not found" => "Check the SIP address, and that the account is enabled for SIP (Get-CsUser).";
-    2010 d Configuration [400] "the category exceeds the size limit" => "Raise the size limit of the presence policy (Set-CsUserServicesConfiguration), or publish less.";
+    2010 d Configuration [400] "the category exceeds the size limit" => "What is published is larger than the pool takes; adsum's own documents are small, so look at a --trace for what became of them.";
     2011 p Configuration [] "the limit of delivery contexts for each subscriber is exceeded" => "The subscriber watches from too many places: sign other endpoints of the test account off.";
     2012 d Configuration [] "the limit of category subscriptions is exceeded" => "The publisher has more watchers than its presence policy allows: raise MaxCategorySubscription (Set-CsPresencePolicy), or watch fewer categories.";
     2013 p Configuration [] "the extension msrtc-event-categories is required" => "The pool wants enhanced presence: use --dialect lync.";

@@ -4,6 +4,7 @@
 //! what is known about such an answer.
 
 pub mod codes;
+mod date;
 pub mod header;
 pub mod known;
 
@@ -18,7 +19,7 @@ use crate::host::{Activity, Class};
 pub fn class_of(code: u16) -> Class {
     match code {
         // The account, its rights, or what it asks for.
-        401 | 402 | 403 | 404 | 407 | 410 | 416 | 484 | 485 | 603 | 604 => Class::Configuration,
+        401 | 402 | 403 | 404 | 407 | 409 | 410 | 412 | 416 | 484 | 485 | 603 | 604 => Class::Configuration,
         // What we sent.
         400 | 405 | 406 | 413 | 414 | 415 | 420 | 421 | 423 | 482 | 483 | 489 | 493 | 501 | 505 | 513 => {
             Class::Configuration
@@ -31,8 +32,13 @@ pub fn class_of(code: u16) -> Class {
 /// Who has to act on a final response: a diagnostic that is known tells more than the code.
 #[must_use]
 pub fn class_of_answer(message: &Message<'_>) -> Class {
-    let known = header::of_message(message).and_then(|found| known::known(found.id));
-    known.map_or_else(|| class_of(message.code()), |known| known.class)
+    known_class(message).unwrap_or_else(|| class_of(message.code()))
+}
+
+/// Who has to act, if a diagnostic says it that is known.
+#[must_use]
+pub fn known_class(message: &Message<'_>) -> Option<Class> {
+    header::of_message(message).and_then(|found| known::known(found.id)).map(|known| known.class)
 }
 
 /// Appends what the message itself says about its cause: `ErrorCode=…` from its diagnostics, else
@@ -41,7 +47,7 @@ fn of_headers(message: &Message<'_>, out: &mut Vec<u8>) -> Option<&'static str> 
     let Some(found) = header::of_message(message) else {
         for id in [HeaderId::Reason, HeaderId::Warning] {
             if let Some(value) = message.header(id) {
-                out.extend_from_slice(value);
+                header::write_raw(value, out);
                 out.extend_from_slice(b" - ");
             }
         }
@@ -78,8 +84,34 @@ pub fn of_answer(message: &Message<'_>, activity: Activity, out: &mut Vec<u8>) {
     };
     if let Some((text, value)) = extra.and_then(|(text, id)| Some((text, message.header(id)?))) {
         out.extend_from_slice(text.as_bytes());
-        out.extend_from_slice(value);
+        header::write_raw(value, out);
     }
+}
+
+/// Appends why credentials were refused: what the server says of it, else that they are wrong. A clock
+/// that is off is told, too, if it is known what time it is here (100 ns since 1601).
+pub fn of_rejected(message: &Message<'_>, filetime: Option<u64>, out: &mut Vec<u8>) {
+    let known = of_headers(message, out);
+    let usual = "the server refused user name or password: correct the credentials of this account";
+    out.extend_from_slice(known.unwrap_or(usual).as_bytes());
+    let theirs = message.header(HeaderId::Date).and_then(date::read);
+    let ours = filetime.map(date::of_filetime);
+    let minutes = theirs.zip(ours).map_or(0, |(theirs, ours)| (theirs - ours) / 60);
+    // NTLM bears 15 minutes, Kerberos 5 ([MS-SIP]).
+    if minutes.abs() > 5 {
+        let side = if minutes > 0 { "ahead of" } else { "behind" };
+        let text = format!(
+            ". The server's clock is {} minutes {side} this host's: NTLM bears 15, so set the one that is wrong",
+            minutes.abs()
+        );
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// True for a challenge with one of the schemes that only Microsoft's servers have.
+fn is_microsofts(challenge: &[u8]) -> bool {
+    let scheme = challenge.split(u8::is_ascii_whitespace).next().unwrap_or(b"");
+    ["NTLM", "Kerberos", "TLS-DSK"].iter().any(|name| scheme.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 fn advice(code: u16, activity: Activity) -> &'static str {
@@ -93,11 +125,16 @@ fn advice(code: u16, activity: Activity) -> &'static str {
             "The pool does not know this user: check the SIP address, its domain, and that the account is enabled for SIP."
         }
         (405 | 501, _) => {
-            "The pool does not take this method: its presence service is not there or not switched on."
+            "The pool does not take this method: its presence service is not there or not switched on, or it speaks the other dialect (simple, lync)."
+        }
+        (409 | 412, _) => {
+            "The pool holds another version of what was published: somebody else publishes for this account, another run or endpoint; use accounts of its own."
         }
         (408 | 504, _) => "Something behind the pool did not answer it in time.",
         (413, _) => "The document or message is larger than the pool takes.",
-        (415, _) => "The pool does not take application/pidf+xml.",
+        (415, _) => {
+            "The pool does not take this kind of document: application/pidf+xml in the dialect simple, Microsoft's categories in lync. Is it the right dialect?"
+        }
         (416, _) => "The pool does not take this kind of URI: check the SIP addresses.",
         (420 | 421, _) => "The pool and adsum do not agree on SIP extensions.",
         (423, _) => "The lifetime that was asked for is too short for the pool: raise `expires`.",
@@ -106,7 +143,9 @@ fn advice(code: u16, activity: Activity) -> &'static str {
             "The pool has forgotten the subscription: was it restarted, or does a balancer spread one user over servers?"
         }
         (483, _) => "The message went around in circles: look at the pool's routing.",
-        (489, _) => "The pool has no `presence` event package.",
+        (489, _) => {
+            "The pool does not have this event package: `presence`, or in the dialect lync Microsoft's own. Is it the right dialect?"
+        }
         (500, _) => "The pool failed inside: look at its log.",
         (502 | 503, _) => "The pool is overloaded or out of service.",
         (513, _) => "The message is larger than the pool takes.",
@@ -119,18 +158,25 @@ fn advice(code: u16, activity: Activity) -> &'static str {
 /// Appends which authentication schemes a server offered.
 pub fn of_schemes(message: &Message<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"the server offers only ");
-    let mut first = true;
+    let (mut first, mut microsofts) = (true, false);
     for id in [HeaderId::WwwAuthenticate, HeaderId::ProxyAuthenticate] {
         for value in message.headers(id) {
             if !first {
                 out.extend_from_slice(b", ");
             }
             first = false;
-            out.extend_from_slice(value.get(..value.len().min(60)).unwrap_or(value));
+            microsofts |= is_microsofts(value);
+            header::write_raw(value.get(..value.len().min(60)).unwrap_or(value), out);
         }
     }
     if first {
         out.extend_from_slice(b"nothing (a challenge without a scheme)");
+    }
+    if microsofts {
+        return out.extend_from_slice(
+            b"; so speaks a Lync server: --dialect lync with --auth ntlm (dialect = \"lync\"), which the dialect simple \
+              does not have",
+        );
     }
     out.extend_from_slice(
         b"; this version speaks Digest with MD5, SHA-256 or SHA-512-256 and qop auth, auth-int or none; \
@@ -225,6 +271,59 @@ mod tests {
         let (text, class) = answer("503 Service Unavailable", "ms-diagnostics: 61234;reason=\"Odd\"\r\n");
         assert_eq!(text, "ErrorCode=61234,Source=,Reason=Odd - The pool is overloaded or out of service.");
         assert_eq!(class, Class::Pool);
+    }
+
+    #[test]
+    fn values_of_headers_stay_on_one_line_and_have_an_end() {
+        let folded = format!(
+            "Warning: 399 pool.test \"no\r\n presence \\ rule\"\r\nContact: <sip:{}@h>\r\n",
+            "a".repeat(9_000)
+        );
+        let (text, _) = answer("302 Moved Temporarily", &folded);
+        assert!(text.starts_with("399 pool.test \"no presence \\ rule\" - The pool redirects"), "{text}");
+        assert!(text.ends_with('…') && text.len() < 600, "{}", text.len());
+    }
+
+    #[test]
+    fn refused_credentials_are_not_blamed_for_what_the_server_says_is_another_cause() {
+        let rejected = |headers: &str| {
+            let raw =
+                format!("SIP/2.0 401 Unauthorized\r\nCSeq: 1 REGISTER\r\n{headers}Content-Length: 0\r\n\r\n");
+            let mut scanner = Scanner::new();
+            let message = scanner.scan(raw.as_bytes()).unwrap();
+            let mut out = Vec::new();
+            // 2026-01-05 10:00:00.
+            of_rejected(&message, Some(134_120_808_000_000_000), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert!(rejected("").starts_with("the server refused user name or password: "));
+        let skew = rejected("ms-diagnostics: 1013;reason=\"Significant time skew\";source=\"p.test\"\r\n");
+        assert!(
+            skew.starts_with("ErrorCode=1013,Source=p.test,Reason=Significant time skew - Set the clock"),
+            "{skew}"
+        );
+        let clock = rejected("Date: Mon, 05 Jan 2026 10:20:00 GMT\r\n");
+        assert!(clock.contains("The server's clock is 20 minutes ahead of this host's"), "{clock}");
+        let clock = rejected("Date: Mon, 05 Jan 2026 09:00:59 GMT\r\n");
+        assert!(clock.contains("59 minutes behind"), "{clock}");
+        assert!(!rejected("Date: Mon, 05 Jan 2026 10:04:00 GMT\r\n").contains("clock"));
+    }
+
+    #[test]
+    fn a_lync_server_is_recognised_by_its_schemes() {
+        let offered = |headers: &str| {
+            let raw =
+                format!("SIP/2.0 401 Unauthorized\r\nCSeq: 1 REGISTER\r\n{headers}Content-Length: 0\r\n\r\n");
+            let mut scanner = Scanner::new();
+            let message = scanner.scan(raw.as_bytes()).unwrap();
+            let mut out = Vec::new();
+            of_schemes(&message, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let lync = offered("WWW-Authenticate: NTLM realm=\"SIP Communications Service\", version=4\r\n");
+        assert!(lync.contains("--dialect lync with --auth ntlm"), "{lync}");
+        let basic = offered("WWW-Authenticate: Basic realm=\"x\"\r\n");
+        assert!(basic.contains("this version speaks Digest"), "{basic}");
     }
 
     #[test]

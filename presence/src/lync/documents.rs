@@ -31,8 +31,11 @@ pub enum Publish {
         marker: Marker,
     },
     /// Note and what is bound to the endpoint go; a static `state` stays, as
-    /// with every user who once set one.
-    Nothing,
+    /// with every user who once set one, unless that is to go, too.
+    Nothing {
+        /// The `state` that the user set goes as well.
+        state: bool,
+    },
 }
 
 /// Available and busy by turns ([MS-PRES], ranges of `availability`).
@@ -53,7 +56,7 @@ pub fn write_publish(what: Publish, uri: &[u8], epid: &Epid, versions: &Versions
         let wanted = match what {
             Publish::Presence => own.is_bound(),
             Publish::Document { .. } => !own.is_bound(),
-            Publish::Nothing => version > 0 && (own.is_bound() || own.category == "note"),
+            Publish::Nothing { state } => version > 0 && (state || own.is_bound() || own.category == "note"),
         };
         if !wanted {
             continue;
@@ -68,7 +71,7 @@ pub fn write_publish(what: Publish, uri: &[u8], epid: &Epid, versions: &Versions
         out.extend_from_slice(own.life.as_bytes());
         out.push(b'"');
         match what {
-            Publish::Nothing => out.extend_from_slice(b" expires=\"0\"/>"),
+            Publish::Nothing { .. } => out.extend_from_slice(b" expires=\"0\"/>"),
             Publish::Presence => {
                 out.push(b'>');
                 match own.category {
@@ -212,9 +215,14 @@ mod tests {
 
     #[test]
     fn what_is_withdrawn_is_what_is_there() {
-        let all = text(Publish::Nothing, Versions([1, 2, 0, 4, 5, 6, 7, 8]));
-        assert_eq!(all.matches(" expires=\"0\"/>").count(), 5);
-        assert!(!all.contains("536870912"));
-        assert_eq!(text(Publish::Nothing, Versions::default()), "");
+        let versions = Versions([1, 2, 0, 4, 5, 6, 7, 8]);
+        let usual = text(Publish::Nothing { state: false }, versions);
+        assert_eq!(usual.matches(" expires=\"0\"/>").count(), 5);
+        assert!(!usual.contains("536870912"));
+        let all = text(Publish::Nothing { state: true }, versions);
+        assert_eq!(all.matches(" expires=\"0\"/>").count(), 7);
+        for state in [false, true] {
+            assert_eq!(text(Publish::Nothing { state }, Versions::default()), "");
+        }
     }
 }

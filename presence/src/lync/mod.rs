@@ -32,6 +32,12 @@ pub struct LyncOptions {
     pub user_agent: Option<String>,
     /// How users prove who they are.
     pub auth: LyncAuth,
+    /// Nothing stays behind: also the `state` that a user set is withdrawn, and what a server
+    /// may have taken without an answer.
+    pub is_tidy: bool,
+    /// What the server holds of a user is taken as published by us in an earlier life: signing off
+    /// withdraws it.
+    pub takes_back: bool,
 }
 
 /// How users prove who they are to a Lync server ([MS-SIPAE]).

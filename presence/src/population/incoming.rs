@@ -7,6 +7,7 @@ use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, Start, value};
 
 use super::Population;
+use super::lync_state::own;
 use crate::host::{Counter, Flow, Host, Method, Origin};
 use crate::slab::Slot;
 
@@ -201,7 +202,11 @@ impl Population {
         if reading == Reading::Refused {
             host.count(self.stage, Counter::AuthMismatch, now, 1);
         }
-        !self.is_dropped(reading)
+        let dropped = self.is_dropped(reading);
+        if let Some(endpoint) = self.endpoint_mut(user).filter(|_| dropped) {
+            endpoint.set(own::MISSIGNED, true);
+        }
+        !dropped
     }
 
     /// What the server says of a registration of ours: `false` if it says no such thing.

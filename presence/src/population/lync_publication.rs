@@ -17,10 +17,11 @@ impl Population {
     /// True if a user has published something that it can take back.
     pub(super) fn has_document(&self, user: u32) -> bool {
         let Some(endpoint) = self.endpoint(user) else { return !self.users[user as usize].etag.is_empty() };
+        let is_tidy = self.lync.as_ref().is_some_and(|lync| lync.is_tidy);
         let stands = OWN
             .iter()
             .zip(endpoint.versions.0)
-            .any(|(own, version)| version > 0 && (own.is_bound() || own.category == "note"));
+            .any(|(own, version)| version > 0 && (is_tidy || own.is_bound() || own.category == "note"));
         stands && endpoint.is(own::PUBLISHED) && self.users[user as usize].is(is::REGISTERED)
     }
 
@@ -54,7 +55,14 @@ impl Population {
                 }
                 self.publish_failed(at, &order, outcome, false, host);
             }
-            _ => self.publish_failed(at, &order, outcome, false, host),
+            _ => {
+                let tidy = self.lync.as_ref().is_some_and(|lync| lync.is_tidy);
+                if tidy && matches!(outcome, Outcome::TimedOut) {
+                    // It may have been taken all the same.
+                    self.presume_taken(user);
+                }
+                self.publish_failed(at, &order, outcome, false, host);
+            }
         }
         // A user that signs off waited for this answer.
         self.leave(at, at, user, host);
@@ -75,6 +83,24 @@ impl Population {
         }
     }
 
+    /// The request in the scratch was taken, as far as anybody knows.
+    fn presume_taken(&mut self, user: u32) {
+        let Some(lync) = self.lync.as_mut() else { return };
+        let endpoint = &mut lync.endpoints[user as usize];
+        endpoint.versions.published(&self.scratch.request, &endpoint.epid);
+        endpoint.set(own::PUBLISHED, true);
+    }
+
+    /// Forgets the publication that a user waits for; whether it was taken nobody will say.
+    pub(super) fn give_up_publication(&mut self, user: u32) {
+        let slot = self.users[user as usize].publish_tx;
+        let Some(purpose) = self.transactions.get(slot).map(|open| open.purpose) else { return };
+        self.forget(slot);
+        if purpose == Purpose::Publish {
+            self.presume_taken(user);
+        }
+    }
+
     /// A 409: publishes again, with the versions that it names. `true` if it does.
     fn correct(&mut self, at: Time, mut order: Order, message: &Message<'_>, host: &mut impl Host) -> bool {
         host.count(order.stage, Counter::VersionConflict, at, 1);
@@ -86,7 +112,13 @@ impl Population {
             return false;
         }
         order.tried += tried::CORRECTED;
-        self.request(at, order, host);
+        if order.purpose == Purpose::Unpublish && !self.has_document(order.user) {
+            // What was to be taken back is not there.
+            host.count(order.stage, Counter::AlreadyGone, at, 1);
+            self.unpublished(at, &order, host);
+        } else {
+            self.request(at, order, host);
+        }
         true
     }
 
@@ -129,8 +161,7 @@ impl Population {
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
                 self.taken(order.user, message);
-                let sent = order.sent.unwrap_or(order.due);
-                host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
+                return self.unpublished(at, &order, host);
             }
             Outcome::Answer(message) if message.code() == 409 => {
                 if self.correct(at, order, message, host) {
@@ -140,12 +171,21 @@ impl Population {
             }
             Outcome::Answer(message) if message.code() == 481 => {
                 host.count(order.stage, Counter::AlreadyGone, at, 1);
+                return self.unpublished(at, &order, host);
             }
             _ => {
                 self.fail(at, &order, outcome, host);
                 self.sign_off_failed(order.user, &outcome);
             }
         }
+        self.forget_document(order.user);
+        self.leave(at, at, order.user, host);
+    }
+
+    /// Nothing of a user's publication is there any more.
+    fn unpublished(&mut self, at: Time, order: &Order, host: &mut impl Host) {
+        let sent = order.sent.unwrap_or(order.due);
+        host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
         self.forget_document(order.user);
         self.leave(at, at, order.user, host);
     }
@@ -189,6 +229,11 @@ impl Population {
     /// The subscription of a user to itself stands.
     pub(super) fn own_stands(&mut self, at: Time, user: u32, host: &mut impl Host) {
         self.users[user as usize].set(is::SELF_SUBSCRIBED, true);
+        if self.lync.as_ref().is_some_and(|lync| lync.takes_back)
+            && let Some(endpoint) = self.endpoint_mut(user)
+        {
+            endpoint.set(own::PUBLISHED, true);
+        }
         if !self.goes_online(at, user, host) {
             self.signed_on(at, user, host);
         }

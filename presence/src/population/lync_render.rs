@@ -70,7 +70,7 @@ impl Population {
                     documents::write_members(endpoint.colleagues, body);
                 } else {
                     let what = if order.purpose == Purpose::Unpublish {
-                        Publish::Nothing
+                        Publish::Nothing { state: lync.is_tidy }
                     } else if order.purpose == Purpose::Present {
                         Publish::Presence
                     } else {

@@ -30,6 +30,8 @@ pub(super) mod own {
     pub const ASKED_MEMBERS: u8 = 8;
     /// A REGISTER makes a new security association, and everything else waits for it.
     pub const RENEWING: u8 = 16;
+    /// Something that it was told was dropped because of its signature.
+    pub const MISSIGNED: u8 = 32;
 }
 
 /// All that only this dialect keeps.
@@ -38,6 +40,10 @@ pub(super) struct Lync {
     pub messages: Messages,
     /// One for each user.
     pub endpoints: Vec<Endpoint>,
+    /// See [`LyncOptions::is_tidy`].
+    pub is_tidy: bool,
+    /// See [`LyncOptions::takes_back`].
+    pub takes_back: bool,
     /// By user: requests that wait for an association. No more than a user has transactions: one
     /// publication, one for its own presence, one for each dialog in which it watches.
     pub parked: BTreeMap<u32, Vec<Parked>>,
@@ -117,6 +123,8 @@ impl Lync {
         Ok(Box::new(Lync {
             messages: Messages::new(transport, options)?,
             endpoints: (0..users).map(endpoint).collect(),
+            is_tidy: options.is_tidy,
+            takes_back: options.takes_back,
             parked: BTreeMap::new(),
         }))
     }

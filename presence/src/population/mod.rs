@@ -22,6 +22,7 @@
 //! once as delivered, superseded, missed or void. Rejected credentials are
 //! never tried again.
 
+mod ending;
 mod incoming;
 mod lync_association;
 mod lync_notify;
@@ -243,7 +244,7 @@ impl Population {
             {
                 Scheme::None(Unprotected)
             } else {
-                Scheme::Digest(Digest::new(config.reuse_nonce, key))
+                Scheme::Digest(Box::new(Digest::new(config.reuse_nonce, key)))
             };
         let lync = match &config.dialect {
             Dialect::Simple => None,

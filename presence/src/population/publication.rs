@@ -10,6 +10,7 @@
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message};
 
+use super::lync_state::own;
 use super::request::{Order, Outcome};
 use super::state::{Publication, Purpose, Waiting, has, is, tried};
 use super::{LEAST_LIFETIME, Population, Timer, some};
@@ -255,7 +256,7 @@ impl Population {
         }
         host.count(stage, Counter::Missed, now, u64::from(missed));
         host.count(stage, Counter::MissedDue, intended, u64::from(missed));
-        let limit = self.config.deadline / SECOND;
+        let limit = self.config.deadline as f64 / SECOND as f64;
         let reason = format!("no NOTIFY with the published document within {limit} s");
         let mut at = self.users[publisher as usize].watchers;
         for _ in 0..missed {
@@ -269,15 +270,21 @@ impl Population {
                     break;
                 }
             }
+            let missigned = self.endpoint(user).is_some_and(|endpoint| endpoint.is(own::MISSIGNED));
             host.failed(&Failure {
                 activity: Activity::Notify,
                 stage,
                 class: Class::Pool,
                 code: "timeout:notify",
                 reason: reason.as_bytes(),
-                diagnosis:
+                diagnosis: if missigned {
+                    b"notifications came and were dropped: their signature (rspauth) is wrong or missing; \
+                    look for what changes messages on their way, or answers in the pool's stead"
+                } else {
                     b"the pool took the publication and did not tell the subscriber: look at its presence \
-                    service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)",
+                    service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)"
+                        as &[u8]
+                },
                 user,
                 at: now,
                 request: b"",
@@ -418,7 +425,7 @@ impl Population {
     }
 
     /// Frees a publication that is answered and owes nothing any more.
-    fn retire(&mut self, slot: Slot) {
+    pub(super) fn retire(&mut self, slot: Slot) {
         let Some(publication) = self.publications.get_mut(slot) else { return };
         if publication.remaining > 0 {
             return;
@@ -468,7 +475,7 @@ impl Population {
             }
             self.answer_publication(slot);
         }
-        self.interrupt_workflows(now, host);
+        self.end_workflows(now, true, host);
         self.expire_waiting(now, true, host);
     }
 
@@ -521,13 +528,14 @@ impl Population {
             return self.unpublish_ended_lync(at, order, outcome, host);
         }
         self.texts.clear(&mut self.users[order.user as usize].etag);
+        let sent = order.sent.unwrap_or(order.due);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {
-                let sent = order.sent.unwrap_or(order.due);
                 host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
             }
             Outcome::Answer(message) if matches!(message.code(), 412 | 481) => {
                 host.count(order.stage, Counter::AlreadyGone, at, 1);
+                host.progress(order.user, Progress::Completed(Activity::Unpublish, sent, at));
             }
             _ => {
                 self.fail(at, &order, outcome, host);

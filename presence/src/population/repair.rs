@@ -48,6 +48,13 @@ impl Population {
         }
     }
 
+    /// True if a held user was refused or lost what it had, and nothing has stood since.
+    #[must_use]
+    pub fn has_setback(&self, user: u32) -> bool {
+        let held = &self.users[user as usize];
+        held.setbacks > 0 || held.is(is::REJECTED)
+    }
+
     /// A held user lost something that it had.
     pub(super) fn lacks(&mut self, at: Time, user: u32) {
         if !self.is_workflow() && !self.users[user as usize].is(is::LEAVING | is::GONE) {

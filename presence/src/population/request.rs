@@ -485,6 +485,7 @@ impl Population {
             response: b"",
         };
         let mut code = String::new();
+        let reason;
         let mut diagnosis = Vec::new();
         match outcome {
             Outcome::Answer(message) => {
@@ -497,16 +498,20 @@ impl Population {
             Outcome::Rejected(message) => {
                 failure.code = "auth:rejected";
                 failure.class = Class::Configuration;
-                failure.reason = reason_of(message);
+                reason = status_of(message);
+                failure.reason = &reason;
                 failure.response = message.raw();
-                diagnosis.extend_from_slice(
-                    b"the server refused user name or password: correct the credentials of this account",
-                );
+                if let Some(known) = crate::diagnosis::known_class(message) {
+                    failure.class = known;
+                }
+                let filetime = self.is_lync().then(|| self.clock.0 + at.since(self.clock.1) / 100);
+                crate::diagnosis::of_rejected(message, filetime.filter(|_| self.clock.0 > 0), &mut diagnosis);
             }
             Outcome::Unsupported(message) => {
                 failure.code = "auth:unsupported";
                 failure.class = Class::Configuration;
-                failure.reason = reason_of(message);
+                reason = status_of(message);
+                failure.reason = &reason;
                 failure.response = message.raw();
                 if let Some(trouble) = self.protection.trouble() {
                     diagnosis.extend_from_slice(trouble.as_bytes());
@@ -595,6 +600,11 @@ impl Population {
     pub(super) fn is_workflow(&self) -> bool {
         self.config.kind == Kind::Workflow
     }
+}
+
+/// `401, Unauthorized`, where the failure's code does not say it.
+fn status_of(message: &Message<'_>) -> Vec<u8> {
+    [message.code().to_string().as_bytes(), b", ", reason_of(message)].concat()
 }
 
 fn reason_of<'a>(message: &Message<'a>) -> &'a [u8] {

@@ -71,7 +71,7 @@ impl Population {
                 self.connect(now, user, intended, stage, host);
             }
         }
-        self.check_signed_off(now, pair, host);
+        self.check_signed_off(now, pair);
     }
 
     /// The first transmission of a request.
@@ -206,8 +206,9 @@ impl Population {
         self.sign_off_pair(at, pair, host);
     }
 
-    fn sign_off_pair(&mut self, at: Time, pair: u32, host: &mut impl Host) {
+    pub(super) fn sign_off_pair(&mut self, at: Time, pair: u32, host: &mut impl Host) {
         self.pairs[pair as usize].state = WorkState::SigningOff;
+        host.progress(pair * 2, Progress::SigningOff);
         for user in [pair * 2 + 1, pair * 2] {
             self.users[user as usize].set(is::LEAVING, true);
         }
@@ -309,7 +310,7 @@ impl Population {
         let watched: SmallVec<[u32; 8]> =
             contacts.filter_map(|edge| self.contacts.edge(edge)).map(|(_, publisher)| publisher).collect();
         self.unwatched_by(now, &watched, user, host);
-        self.check_signed_off(now, pair_of(user), host);
+        self.check_signed_off(now, pair_of(user));
     }
 
     /// Publishers that sign off may have waited for a subscription to end.
@@ -321,7 +322,7 @@ impl Population {
         }
     }
 
-    fn check_signed_off(&mut self, now: Time, pair: u32, host: &mut impl Host) {
+    fn check_signed_off(&mut self, now: Time, pair: u32) {
         let gone = |user: u32| self.users[user as usize].is(is::GONE);
         let both = gone(pair * 2) && gone(pair * 2 + 1);
         let Some(state) = self.pairs.get_mut(pair as usize) else { return };
@@ -329,7 +330,6 @@ impl Population {
             state.state = WorkState::Idle;
             self.workflows -= 1;
             self.freed.push((pair, now));
-            host.progress(pair * 2, Progress::Completed(Activity::Unregister, state.sent, now));
         }
     }
 
@@ -338,33 +338,6 @@ impl Population {
     pub(super) fn sign_off_failed(&mut self, user: u32, outcome: &Outcome<'_, '_>) {
         if !matches!(outcome, Outcome::Answer(_)) {
             self.users[user as usize].set(is::GAVE_UP, true);
-        }
-    }
-
-    /// Ends every workflow at once: the run is cut off.
-    pub(super) fn interrupt_workflows(&mut self, now: Time, host: &mut impl Host) {
-        for pair in 0..self.pairs.len() as u32 {
-            let state = &mut self.pairs[pair as usize];
-            if state.state == WorkState::Idle {
-                continue;
-            }
-            if state.verdict == WorkVerdict::Open {
-                state.verdict = WorkVerdict::Failed;
-                if !state.started {
-                    state.started = true;
-                    host.count(state.stage, Counter::Sent, now, 1);
-                }
-                host.count(state.stage, Counter::WorkflowFailed, now, 1);
-            }
-            state.state = WorkState::SigningOff;
-            for user in [pair * 2 + 1, pair * 2] {
-                let held = &mut self.users[user as usize];
-                held.set(is::LEAVING, true);
-                held.set(is::GAVE_UP, true);
-            }
-            for user in [pair * 2 + 1, pair * 2] {
-                self.leave(now, now, user, host);
-            }
         }
     }
 
