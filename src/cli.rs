@@ -355,6 +355,7 @@ pub struct Pool {
     /// UDP and TCP; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:5060")]
     pub listen: SocketAddr,
+    /// TLS; port 0 takes a free one
     #[arg(long)]
     pub tls_listen: Option<SocketAddr>,
     /// Where ca.pem and the server's certificate lie, or are made
@@ -363,12 +364,14 @@ pub struct Pool {
     /// Accounts user000001 … with passwords pw-user000001 …
     #[arg(long, default_value_t = 1000)]
     pub users: u32,
+    /// SIP domain of the accounts, and digest realm
     #[arg(long, default_value = "pool.test")]
     pub domain: String,
     /// Take requests without credentials
     #[arg(long)]
     pub no_auth: bool,
-    /// simple, lync, or both: each request in the dialect that it speaks
+    /// simple, lync, or both: each request in the dialect that it speaks. They are two worlds: what is
+    /// published in one is never seen in the other, and an account may be signed on in both
     #[arg(long, default_value = "simple")]
     pub dialect: adsum_pool::config::Dialect,
     /// A CA by which TLS clients may prove who they are
@@ -395,8 +398,10 @@ pub struct Pool {
     /// Share of datagrams lost, both ways
     #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
     pub drop: f64,
+    /// Share of datagrams sent twice
     #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
     pub duplicate: f64,
+    /// Share of datagrams sent after the next one
     #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
     pub reorder: f64,
     /// METHOD=CODE:SHARE; may be given several times
@@ -405,7 +410,7 @@ pub struct Pool {
     /// Merge NOTIFYs within this time
     #[arg(long, value_parser = adsum_pool::config::duration)]
     pub hold_notify: Option<std::time::Duration>,
-    /// Share of NOTIFYs about publications that are never sent
+    /// Share of NOTIFYs and BENOTIFYs about publications that are never sent
     #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
     pub lose_notify: f64,
     /// Take notes out of documents
@@ -428,9 +433,18 @@ pub struct PoolLync {
     /// What a 401 offers, in this order: ntlm, kerberos, tls-dsk, and last digest; ntlm and digest can be verified
     #[arg(long, value_delimiter = ',', default_value = "ntlm")]
     pub schemes: Vec<adsum_pool::config::LyncScheme>,
+    /// Challenge by 407, as a proxy does, instead of 401
+    #[arg(long)]
+    pub proxy_auth: bool,
     /// Version of [MS-SIPAE] that is offered
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
     pub sipae_version: u8,
+    /// Ask for a MIC in the NTLM answer, and refuse whoever sends none
+    #[arg(long)]
+    pub ntlm_mic: bool,
+    /// How long an NTLM association is good for; then everybody is challenged anew (8 hours)
+    #[arg(long, value_parser = adsum_pool::config::duration)]
+    pub association_lifetime: Option<std::time::Duration>,
     /// Name (SAN or CN) of client certificates that are not challenged; may be given several times
     #[arg(long, requires = "tls_client_ca")]
     pub trusted_cn: Vec<String>,
@@ -443,7 +457,7 @@ pub struct PoolLync {
     /// Answer subscriptions to nobody but an unknown user with 404
     #[arg(long)]
     pub unknown_as_404: bool,
-    /// Share of signatures that are wrong
+    /// Share of signatures that are wrong, in answers and notifications
     #[arg(long, default_value = "0", value_parser = adsum_pool::config::share)]
     pub wrong_rspauth: f64,
     /// Every so many publications of something that exists: 409; 0 never

@@ -14,6 +14,7 @@ use adsum_coordinator::plan::{self, RunFacts};
 use adsum_coordinator::run::{Outcome, Progress, RunError, Setup, StopLevel, execute};
 use adsum_coordinator::scenario::{self, Document, Inputs, Options, Target, presets, set};
 use adsum_coordinator::users::{self, Population};
+use adsum_pool::config::{LyncConfig, LyncScheme};
 use adsum_pool::{Pool, PoolConfig};
 use adsum_proto::v1;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -465,6 +466,14 @@ fn embedded(loaded: &Loaded, seed: u64) -> Result<Option<Pool>, Failed> {
             scenario::Dialect::Lync => adsum_pool::config::Dialect::Lync,
         },
         auth: s.auth.scheme != scenario::Scheme::Trusted,
+        lync: LyncConfig {
+            // It offers what the scenario speaks.
+            schemes: vec![match s.auth.scheme {
+                scenario::Scheme::Digest => LyncScheme::Digest,
+                _ => LyncScheme::Ntlm,
+            }],
+            ..LyncConfig::default()
+        },
         ..PoolConfig::default()
     };
     Pool::start(config).map(Some).map_err(|e| (exit::NOT_STARTED, e.to_string()))

@@ -74,7 +74,9 @@ fn its_faults_are_flags_and_wrong_ones_are_refused() {
         "both",
         "--domain",
         "lab.test",
-        "--no-auth",
+        "--ntlm-mic",
+        "--association-lifetime",
+        "1h",
         "--wrong-rspauth",
         "1%",
         "--conflict-every",
@@ -98,14 +100,64 @@ fn its_faults_are_flags_and_wrong_ones_are_refused() {
     assert!(answer.starts_with("SIP/2.0 301 Moved Permanently\r\n"), "{answer}");
     assert!(answer.contains("Contact: <sip:127.0.0.1:5063;transport=tcp>\r\n"));
     for (wrong, named) in [
-        (["--dialect", "lynx"], "simple, lync or both"),
-        (["--schemes", "basic"], "ntlm, kerberos, tls-dsk or digest"),
-        (["--sipae-version", "5"], "2..=4"),
-        (["--trusted-cn", "a.b"], "--tls-client-ca"),
-        (["--redirect-to", "a.b"], "a host and a port"),
+        (&["--dialect", "lynx"][..], "simple, lync or both"),
+        (&["--schemes", "basic"], "ntlm, kerberos, tls-dsk or digest"),
+        (&["--sipae-version", "5"], "2..=4"),
+        (&["--trusted-cn", "a.b"], "--tls-client-ca"),
+        (&["--redirect-to", "a.b"], "a host and a port"),
+        // A fault that would never happen is a mistake, too.
+        (&["--conflict-every", "3"], "--conflict-every is about the lync dialect"),
+        (&["--notify-instead"], "--notify-instead is about the lync dialect"),
+        (&["--dialect", "lync", "--drop", "5%"], "--drop is about UDP or digest"),
+        (
+            &["--dialect", "both", "--no-auth", "--wrong-rspauth", "5%"],
+            "--wrong-rspauth is about challenges and signatures",
+        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_adsum")).arg("pool").args(wrong).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && text.contains(named), "{wrong:?}: {text}");
+        assert!(output.status.code() == Some(2) && text.contains(named), "{wrong:?}: {text}");
     }
+}
+
+/// A pool under this limit of open files, and what it says at its end after so many connections
+/// at a time; how many of them were answered.
+fn with_files(limit: &str, connections: usize) -> (usize, String) {
+    let script = format!("ulimit {limit} && exec \"$0\" pool --listen 127.0.0.1:0 --dialect lync --no-auth");
+    let mut child = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_adsum")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.split_whitespace().find_map(|word| word.strip_prefix("udp,tcp=")).unwrap().to_owned();
+    let mut errors = child.stderr.take().unwrap();
+    let pool = PoolProcess(child);
+    let mut all: Vec<TcpStream> = (0..connections).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let answered = all.iter_mut().filter(|stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut stream: &TcpStream = stream;
+        let mut pong = [0; 2];
+        stream.write_all(b"\r\n\r\n").is_ok() && stream.read_exact(&mut pong).is_ok()
+    });
+    let answered = answered.count();
+    let pid = pool.0.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let mut text = String::new();
+    errors.read_to_string(&mut text).unwrap();
+    (answered, text)
+}
+
+#[test]
+fn it_takes_as_many_connections_as_the_hard_limit_of_files_allows() {
+    // Those of the soft limit, which it raises.
+    let (answered, text) = with_files("-Sn 64", 150);
+    assert_eq!(answered, 150, "{text}");
+    assert!(!text.contains("refused"), "{text}");
+    // Beyond the hard one nobody waits: they are closed, and counted.
+    let (answered, text) = with_files("-n 96", 150);
+    assert_eq!(answered, 64, "{text}");
+    assert!(text.contains("connections refused 86") && !text.contains("accept errors"), "{text}");
 }

@@ -489,7 +489,7 @@ pub const USER_AGENT: &str = "ADSUM_USER_AGENT";
 #[must_use]
 pub fn lync_options(auth: LyncAuth) -> LyncOptions {
     let user_agent = std::env::var(USER_AGENT).ok().filter(|text| !text.is_empty());
-    LyncOptions { auth, user_agent, ..LyncOptions::default() }
+    LyncOptions { user_agent, auth, ..LyncOptions::default() }
 }
 
 /// NTLM as this host speaks it now.

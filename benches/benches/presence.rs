@@ -115,6 +115,7 @@ fn ntlm(c: &mut Criterion<CpuTime>) {
         domain: "POOL".to_owned(),
         proxy: false,
         extended: true,
+        mic: false,
         key: 5,
     };
     let request = Outgoing {
@@ -213,7 +214,7 @@ fn wheel(c: &mut Criterion<CpuTime>) {
     const HELD: u64 = 100_000;
     let mut group = c.benchmark_group("wheel");
     // Timers of held users lie hours ahead; those of requests come and go among them.
-    let mut wheel = Wheel::new(Time(0));
+    let mut wheel: Wheel<u64> = Wheel::new(Time(0));
     for key in 0..HELD {
         wheel.insert(Time(3_000 * SECOND + mix(key) % (600 * SECOND)), key);
     }
@@ -234,7 +235,7 @@ fn wheel(c: &mut Criterion<CpuTime>) {
     group.throughput(Throughput::Elements(10_000));
     group.bench_function("pop 10000 spread over ten seconds", |b| {
         let full = || {
-            let mut wheel = Wheel::new(Time(0));
+            let mut wheel: Wheel<u64> = Wheel::new(Time(0));
             for key in 0..10_000u64 {
                 wheel.insert(Time(mix(key) % (10 * SECOND)), key);
             }

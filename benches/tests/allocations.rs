@@ -199,12 +199,15 @@ fn ten_thousand_workflows_allocate_nothing_for_a_message() {
     if std::env::var_os(POOL).is_some() {
         return;
     }
-    for (transport, shared) in [(Transport::Udp, false), (Transport::Tcp, true)] {
+    // With a quantum datagrams leave together.
+    for (transport, shared, quantum_ns) in
+        [(Transport::Udp, false, 0), (Transport::Udp, false, 1_000_000), (Transport::Tcp, true, 0)]
+    {
         let pool = PoolProcess::start();
-        let counted = run(plan(pool.1, transport, shared, false));
+        let counted = run(ShardPlan { quantum_ns, ..plan(pool.1, transport, shared, false) });
         let Counted { allocations, seconds, messages, workflows } = counted;
         eprintln!(
-            "{transport:?}: {allocations} allocations in {seconds} s, {workflows} workflows, {messages} messages"
+            "{transport:?}, quantum {quantum_ns} ns: {allocations} allocations in {seconds} s, {workflows} workflows, {messages} messages"
         );
         assert!(messages > 40 * workflows, "{messages}");
         assert!(

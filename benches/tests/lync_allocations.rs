@@ -49,13 +49,13 @@ impl Host for Desk {
         Opened::Connecting(user)
     }
     fn close(&mut self, _: u32, _: Flow) {}
-    fn send(&mut self, flow: Flow, _: Hop, bytes: &[u8]) -> Sent {
+    fn send(&mut self, _: u32, flow: Flow, _: Hop, bytes: &[u8]) -> Sent {
         self.bytes.extend_from_slice(bytes);
         self.ends.push((flow, self.bytes.len()));
         Sent::At(self.now)
     }
     fn reply(&mut self, flow: Flow, _: Origin, bytes: &[u8]) -> Sent {
-        self.send(flow, Hop::Target, bytes)
+        self.send(0, flow, Hop::Target, bytes)
     }
     fn write_local(&self, _: Flow, out: &mut Vec<u8>) {
         out.extend_from_slice(b"127.0.0.1:4000");

@@ -44,6 +44,12 @@ fn messages_of_a_workflow_are_those_of_the_protocol() {
     }
 }
 
+#[test]
+fn a_user_of_lync_takes_more_memory() {
+    let memory = |dialect: &str| checked("quickstart", &["pool.transport=tcp", dialect]).0.memory;
+    assert_eq!(memory("dialect=lync") - memory("dialect=simple"), 200 * 640);
+}
+
 /// A Lync server grants what it likes: ten minutes for a registration, eight hours for the one dialog of
 /// a contact list, whatever `expires` says.
 #[test]

@@ -58,6 +58,10 @@ fn main() {
     let users = arguments.next().unwrap_or(10_000);
     let contacts = arguments.next().unwrap_or(50);
     let publications = arguments.next().unwrap_or(2_000);
+    assert!(
+        users > contacts && contacts > 0 && publications > 0,
+        "more users than contacts, and some of each"
+    );
     let config = PoolConfig { auth: false, users, dialect: Dialect::Lync, ..PoolConfig::default() };
     let mut core = Core::new(config, SocketAddr::from(([127, 0, 0, 1], 5061)));
     let mut outs: Vec<Out> = Vec::new();

@@ -71,8 +71,8 @@ pub enum Dialect {
     Simple,
     /// Microsoft's enhanced presence over TCP and TLS ([MS-PRES], [MS-SIPAE]).
     Lync,
-    /// Each request is answered in the dialect that it speaks. What is
-    /// published in one is not seen in the other.
+    /// Each request is answered in the dialect that it speaks. They are two worlds on one
+    /// port: what is published in one is not seen in the other.
     Both,
 }
 
@@ -136,8 +136,15 @@ pub struct LyncConfig {
     pub nt_domain: Option<String>,
     /// What a 401 offers, in this order.
     pub schemes: Vec<LyncScheme>,
+    /// Challenges come as a proxy's: 407 and the headers that go with it ([MS-SIPAE] §3.3.5.1).
+    pub proxy_auth: bool,
     /// Version of [MS-SIPAE] that is offered, 2 to 4.
     pub sipae_version: u8,
+    /// The NTLM challenge asks for a message integrity code (MsvAvFlags of [MS-NLMP] §2.2.2.1);
+    /// whoever brings none is refused, as if the password were wrong.
+    pub ntlm_mic: bool,
+    /// After which a client has to prove anew who he is; 8 hours is what servers have.
+    pub association_lifetime: Duration,
     /// Names (SAN or CN) of client certificates whose connections are not challenged.
     pub trusted_cn: Vec<String>,
     /// Containers 100 and 200 have no members at first, as on a fresh account.
@@ -169,7 +176,10 @@ impl Default for LyncConfig {
         LyncConfig {
             nt_domain: None,
             schemes: vec![LyncScheme::Ntlm],
+            proxy_auth: false,
             sipae_version: 4,
+            ntlm_mic: false,
+            association_lifetime: Duration::from_secs(8 * 3_600),
             trusted_cn: Vec::new(),
             bare_containers: false,
             single_as_multipart: false,
@@ -229,12 +239,12 @@ fn wrong(found: &str, accepted: &'static str) -> KnobError {
     KnobError { found: found.to_owned(), accepted }
 }
 
-/// A duration with its unit: `7ms`, `1.5s`, `250us`, `2m`.
+/// A duration with its unit: `7ms`, `1.5s`, `250us`, `2m`, `8h`.
 ///
 /// # Errors
 /// [`KnobError`].
 pub fn duration(text: &str) -> Result<Duration, KnobError> {
-    let accepted = "a duration such as 7ms, 1.5s, 250us or 2m";
+    let accepted = "a duration such as 7ms, 1.5s, 250us, 2m or 8h";
     let split =
         text.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(|| wrong(text, accepted))?;
     let number: f64 = text[..split].parse().map_err(|_| wrong(text, accepted))?;
@@ -243,6 +253,7 @@ pub fn duration(text: &str) -> Result<Duration, KnobError> {
         "ms" => 1e-3,
         "s" => 1.0,
         "m" => 60.0,
+        "h" => 3_600.0,
         _ => return Err(wrong(text, accepted)),
     };
     Duration::try_from_secs_f64(number * unit).map_err(|_| wrong(text, accepted))
@@ -404,6 +415,7 @@ mod tests {
         assert_eq!("7ms".parse(), Ok(Delay::Fixed(Duration::from_millis(7))));
         assert_eq!("PUBLISH=503:10%".parse(), Ok(Reject { method: "PUBLISH".into(), code: 503, share: 0.1 }));
         assert_eq!(stall("10s,1s"), Ok((Duration::from_secs(10), Duration::from_secs(1))));
+        assert_eq!(duration("8h"), Ok(Duration::from_secs(28_800)));
         assert!(stall("1s,1s").is_err());
         assert!("7".parse::<Delay>().unwrap_err().to_string().contains("7ms"));
         assert!(share("1.5").is_err() && share("-1%").is_err());

@@ -13,36 +13,43 @@ mod answers;
 mod counts;
 mod document;
 mod ids;
+mod knobs;
+mod list;
 mod lync;
 mod notify;
+mod pieces;
 mod publish;
 mod register;
 mod reply;
 mod subscribe;
+mod timers;
+mod users;
 mod xml;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use adsum_presence::slab::{NONE, Slab};
-use adsum_presence::wheel::{TimerId, Wheel};
+use adsum_presence::slab::Slab;
 use adsum_sip::ids::mix;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, Scanner, Start, value};
 
 use crate::auth::{Proof, Verifier};
-use crate::config::{Chance, Dialect, PoolConfig};
+use crate::config::{Dialect, PoolConfig};
 
 use answers::{Answers, Found, Key};
 use counts::{Table, row};
-use ids::{Tags, write_number, write_user};
+use ids::{Tags, put_line, put_number_line, write_user};
+use knobs::Knobs;
+use list::List;
 use lync::Lync;
 use notify::Pending;
 use publish::Publication;
 use register::Binding;
 use reply::Reply;
 use subscribe::Subscription;
+use timers::Timers;
+use users::{Alarm, Users};
 
 pub use counts::Stats;
 
@@ -98,29 +105,14 @@ pub struct Out {
 }
 
 /// What the pool knows of one account.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct User {
     bindings: Vec<Binding>,
     publications: Vec<Publication>,
-    /// Ends of the list of subscriptions to this user, in the order of their coming.
-    first_watcher: u32,
-    last_watcher: u32,
-    /// Fires when the first binding or publication ends, or earlier.
-    timer: TimerId,
-    timer_at: Time,
-}
-
-impl Default for User {
-    fn default() -> Self {
-        User {
-            bindings: Vec::new(),
-            publications: Vec::new(),
-            first_watcher: NONE,
-            last_watcher: NONE,
-            timer: TimerId::NONE,
-            timer_at: Time::NEVER,
-        }
-    }
+    /// Subscriptions to this user.
+    watchers: List,
+    /// Of bindings and publications.
+    alarm: Alarm,
 }
 
 /// What a timer is for.
@@ -146,27 +138,20 @@ struct Ends {
 pub struct Core {
     pub(crate) config: PoolConfig,
     verifier: Verifier,
-    chance: Chance,
-    /// By number, from 1; grown as users appear, at most to `config.users`.
-    users: Vec<User>,
+    knobs: Knobs,
+    users: Users<User>,
     subscriptions: Slab<Subscription>,
     pending: Slab<Pending>,
     /// By connection: the first of its subscriptions.
     streams: HashMap<u64, u32>,
     answers: Answers,
-    timers: Wheel<Due>,
-    /// First tick of `timers`.
-    origin: Time,
-    /// With `hold_notify`: merged NOTIFYs, exact to the nanosecond, by slot and generation.
-    merged: BinaryHeap<Reverse<(Time, u32, u32)>>,
+    timers: Timers<Due>,
     tags: Tags,
     secret: u64,
     /// The latest entity tag.
     etag: u64,
     /// Bytes of all published documents.
     document_bytes: usize,
-    /// With `capacity`: when the one server is free again.
-    busy: Time,
     pub(crate) stats: Stats,
     received: Table,
     sent: Table,
@@ -187,20 +172,17 @@ impl Core {
     pub fn new(config: PoolConfig, local: SocketAddr) -> Self {
         let mut core = Core {
             verifier: Verifier::new(&config.domain, config.seed ^ 0x5ec2_e7a1, config.sha256),
-            chance: Chance::new(config.seed),
-            users: Vec::new(),
+            knobs: Knobs::new(&config, 0),
+            users: Users::default(),
             subscriptions: Slab::default(),
             pending: Slab::default(),
             streams: HashMap::new(),
             answers: Answers::default(),
-            timers: Wheel::new(Time(0)),
-            origin: Time(0),
-            merged: BinaryHeap::new(),
+            timers: Timers::default(),
             tags: Tags(mix(config.seed ^ 0x7a65)),
             secret: mix(config.seed ^ 0xa25e),
             etag: 0,
             document_bytes: 0,
-            busy: Time(0),
             stats: Stats::default(),
             received: Table::new(),
             sent: Table::new(),
@@ -286,7 +268,7 @@ impl Core {
 
     /// Takes one message.
     pub fn handle(&mut self, now: Time, peer: Peer, bytes: &[u8], out: &mut Vec<Out>) {
-        self.start(now);
+        self.timers.start(now);
         let Some(mut scanner) = self.scanner.take() else { return };
         match scanner.scan(bytes) {
             Ok(message) => match message.start() {
@@ -331,15 +313,6 @@ impl Core {
         }
     }
 
-    /// The wheel counts milliseconds in 32 bits: it starts with the first
-    /// message, and anew whenever nothing is left after an hour.
-    fn start(&mut self, now: Time) {
-        if self.timers.is_empty() && now.since(self.origin) > 3_600 * SECOND {
-            self.timers = Wheel::new(now);
-            self.origin = now;
-        }
-    }
-
     fn request(
         &mut self,
         now: Time,
@@ -366,8 +339,7 @@ impl Core {
         self.lines.clear();
         let first = out.len();
         let mut reply = self.answer(now, peer, method, uri, message, out);
-        let delay = self.config.answer_delay.map_or(0, |delay| delay.draw(&mut self.chance));
-        reply.at = reply.at.max(now) + delay;
+        reply.at = reply.at.max(now) + self.knobs.answer_delay();
         let mut bytes = self.buffer();
         self.render(reply.code, reply.tag, message, peer, &mut bytes);
         self.sent.count(row(method), reply.code);
@@ -499,13 +471,7 @@ impl Core {
         if message.body().len() > MAX_BODY {
             return Err(Reply::new(413));
         }
-        for at in 0..self.config.reject.len() {
-            let reject = &self.config.reject[at];
-            if reject.method.as_bytes() == method && self.chance.hit(reject.share) {
-                return Err(Reply::new(reject.code));
-            }
-        }
-        Ok(())
+        self.knobs.rejection(method).map_or(Ok(()), |code| Err(Reply::new(code)))
     }
 
     fn authenticate(&mut self, now: Time, sender: u32, message: &Message<'_>) -> Result<(), Reply> {
@@ -533,24 +499,18 @@ impl Core {
 
     /// The number of a user of ours; the domain has to be ours, too.
     fn account(&self, uri: &[u8]) -> Option<u32> {
-        let uri = value::sip_uri(uri)?;
-        let ours = uri.host.eq_ignore_ascii_case(self.config.domain.as_bytes());
-        ours.then(|| account_number(uri.user, self.config.users)).flatten()
+        let user = user_of(uri, &self.config.domain)?;
+        account_number(user, self.config.users)
     }
 
     /// A line of the answer that is being made.
     fn line(&mut self, name: &[u8], value: &[u8]) {
-        for part in [name, b": ", value, b"\r\n"] {
-            self.lines.extend_from_slice(part);
-        }
+        put_line(name, value, &mut self.lines);
     }
 
     /// The same with a number.
     fn number_line(&mut self, name: &[u8], number: u64) {
-        self.lines.extend_from_slice(name);
-        self.lines.extend_from_slice(b": ");
-        write_number(number, &mut self.lines);
-        self.lines.extend_from_slice(b"\r\n");
+        put_number_line(name, number, &mut self.lines);
     }
 
     /// The lifetime to grant for what was asked (RFC 3261 §10.3, 6665 §4.2.1.1, 3903 §6).
@@ -574,28 +534,17 @@ impl Core {
         Reply::new(code)
     }
 
-    fn user(&mut self, number: u32) -> &mut User {
-        let at = number as usize - 1;
-        if at >= self.users.len() {
-            self.users.resize_with(at + 1, User::default);
-        }
-        &mut self.users[at]
-    }
-
     /// Something of this user ends at this instant.
     fn arm_user(&mut self, user: u32, at: Time) {
-        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
-        if !held.timer.is_set() || at < held.timer_at {
-            self.timers.cancel(&mut held.timer);
-            held.timer = self.timers.insert(at, Due::User(user));
-            held.timer_at = at;
+        if let Some(held) = self.users.get_mut(user) {
+            held.alarm.arm(at, Due::User(user), &mut self.timers);
         }
     }
 
     /// Ends what is over; a timer may fire early, as what it was set for was refreshed.
     fn user_expired(&mut self, now: Time, user: u32, out: &mut Vec<Out>) {
-        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
-        held.timer = TimerId::NONE;
+        let Some(held) = self.users.get_mut(user) else { return };
+        held.alarm.fired();
         let before = (held.bindings.len(), held.publications.len());
         held.bindings.retain(|b| b.expires > now);
         let bytes = &mut self.document_bytes;
@@ -619,14 +568,13 @@ impl Core {
     /// When [`Core::expire`] wants to be called.
     #[must_use]
     pub fn next_timer(&self) -> Time {
-        let merged = self.merged.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
         let lync = self.lync.as_ref().map_or(Time::NEVER, |lync| lync.next_timer());
-        self.timers.next().min(merged).min(lync)
+        self.timers.next().min(lync)
     }
 
     /// What time brings: retransmissions, ends of lifetimes, merged NOTIFYs.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Out>) {
-        self.start(now);
+        self.timers.start(now);
         while let Some(due) = self.timers.pop(now) {
             match due {
                 Due::Notify(slot) => self.notify_timer(now, slot, out),
@@ -634,9 +582,7 @@ impl Core {
                 Due::User(user) => self.user_expired(now, user, out),
             }
         }
-        while let Some(Reverse((_, slot, generation))) = self.merged.peek().copied().filter(|m| m.0.0 <= now)
-        {
-            self.merged.pop();
+        while let Some((slot, generation)) = self.timers.pop_merged(now) {
             self.merge(now, slot, generation, out);
         }
         self.with_lync(|lync| lync.expire(now, out));
@@ -652,6 +598,17 @@ impl Core {
 
 const ALLOW: &[u8] = b"REGISTER, SUBSCRIBE, PUBLISH, OPTIONS, ACK";
 const PIDF: &[u8] = b"application/pidf+xml";
+
+/// The user part of a URI of this domain.
+fn user_of<'a>(uri: &'a [u8], domain: &str) -> Option<&'a [u8]> {
+    let uri = value::sip_uri(uri)?;
+    uri.host.eq_ignore_ascii_case(domain.as_bytes()).then_some(uri.user)
+}
+
+/// The first word of a header value, any case, parameters left aside.
+fn is_kind(value: &[u8], wanted: &[u8]) -> bool {
+    value.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(wanted)
+}
 
 /// `user000001` of so many.
 fn account_number(user: &[u8], users: u32) -> Option<u32> {

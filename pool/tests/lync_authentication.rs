@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use adsum_pool::PoolConfig;
 use adsum_pool::config::LyncScheme;
 use common::lync::{Client, World, machine, note, open};
@@ -15,7 +17,8 @@ fn closed() -> PoolConfig {
 /// Points 2 to 6: 401, 401 with a challenge, 200 that is signed.
 #[test]
 fn a_handshake_is_two_unsigned_401_and_a_signed_200() {
-    for version in [4, 3, 2] {
+    // What is offered, and what the client speaks.
+    for (version, spoken) in [(4, 4), (3, 3), (2, 2), (4, 3), (4, 2), (3, 2)] {
         let mut config = closed();
         config.lync.sipae_version = version;
         let mut world = World::new(config);
@@ -29,7 +32,7 @@ fn a_handshake_is_two_unsigned_401_and_a_signed_200() {
             [format!("NTLM realm=\"SIP Communications Service\", targetname=\"pool.test\"{suffix}")]
         );
         assert_eq!(first.header("Date"), "Mon, 05 Jan 2026 10:00:00 GMT");
-        let (text, keys) = ntlm::begin(&mut world, &mut client, &Account::of(1), u32::from(version));
+        let (text, keys) = ntlm::begin(&mut world, &mut client, &Account::of(1), spoken);
         let answer = world.say(client.peer, &text).remove(0);
         assert_eq!(answer.code(), 200, "{}", answer.text);
         assert!(keys.proves(&answer), "{}", answer.text);
@@ -211,6 +214,63 @@ fn an_association_belongs_to_its_connection_its_account_and_its_time() {
     }
 }
 
+/// By knob it is over sooner: the next request is challenged from the beginning, and a handshake later
+/// everything is as it was. Until then its owner is told under the old one.
+#[test]
+fn by_knob_associations_end_in_the_middle_of_everything() {
+    let mut config = closed();
+    config.lync.association_lifetime = Duration::from_secs(30);
+    let mut world = World::new(config);
+    let (mut alice, mut keys) = sign_on(&mut world, 1, 1, 4);
+    let request = alice.subscribe("vnd-microsoft-roaming-self");
+    assert_eq!(tell(&mut world, &alice, &mut keys, &request)[0].code(), 200);
+    world.pass(20 * SECOND);
+    let (mut other, mut other_keys) = sign_on(&mut world, 1, 2, 4);
+    world.pass(11 * SECOND);
+    // Told, and signed: nobody has asked anything yet.
+    let request = other.publish(&[note(200, 0, "x")]);
+    let sent = tell(&mut world, &other, &mut other_keys, &request);
+    assert!(sent.iter().any(|m| m.is_benotify() && m.peer == alice.peer && keys.proves(m)));
+    let request = alice.publish(&[note(200, 1, "y")]);
+    let sent = tell(&mut world, &alice, &mut keys, &request);
+    assert_eq!((sent.len(), sent[0].code()), (1, 401));
+    assert_eq!(parameter(&sent[0].header("WWW-Authenticate"), "opaque"), None);
+    let (text, mut keys) = ntlm::begin(&mut world, &mut alice, &Account::of(1), 4);
+    assert_eq!(world.say(alice.peer, &text)[0].code(), 200);
+    let request = alice.publish(&[note(200, 1, "y")]);
+    let sent = tell(&mut world, &alice, &mut keys, &request);
+    assert_eq!(sent[0].code(), 200);
+    assert!(sent.iter().any(|m| m.is_benotify() && m.peer == alice.peer && keys.proves(m)));
+    assert_eq!((world.stats().subscriptions, world.stats().associations), (1, 3));
+}
+
+#[test]
+fn by_knob_challenges_are_those_of_a_proxy() {
+    let mut config = closed();
+    config.lync.proxy_auth = true;
+    config.lync.schemes = vec![LyncScheme::Kerberos, LyncScheme::Ntlm];
+    let mut world = World::new(config);
+    let mut client = Client::new(1, 1);
+    let request = client.register();
+    let answer = world.ask(&client, &request);
+    assert!(answer.text.starts_with("SIP/2.0 407 Proxy Authentication Required\r\n"), "{}", answer.text);
+    let schemes = answer.all("Proxy-Authenticate");
+    assert!(schemes.len() == 2 && schemes[0].starts_with("Kerberos ") && schemes[1].starts_with("NTLM "));
+    assert!(answer.all("WWW-Authenticate").is_empty());
+}
+
+#[test]
+fn by_knob_a_mic_is_asked_for() {
+    let mut config = closed();
+    config.lync.ntlm_mic = true;
+    let mut world = World::new(config);
+    let mut client = Client::new(1, 1);
+    // This client copies what it was told, and makes none.
+    let (text, _) = ntlm::begin(&mut world, &mut client, &Account::of(1), 4);
+    assert_eq!(world.say(client.peer, &text)[0].code(), 401);
+    assert_eq!((world.stats().wrong_credentials, world.stats().associations_now), (1, 0));
+}
+
 #[test]
 fn what_only_offers_other_schemes_cannot_be_signed_on_to() {
     let mut config = closed();
@@ -312,5 +372,24 @@ fn nothing_is_kept_for_connections_that_are_gone() {
         assert_eq!(world.stats().associations_now, 1);
     }
     world.disconnect(&kept);
+    assert_eq!(world.stats().associations_now, 0);
+}
+
+/// Whoever proves himself again and again over one connection does not fill the pool's memory.
+#[test]
+fn handshakes_of_one_connection_are_bounded() {
+    let mut world = World::new(closed());
+    let mut client = Client::new(1, 1);
+    let mut last = None;
+    for _ in 0..300 {
+        let (text, keys) = ntlm::begin(&mut world, &mut client, &Account::of(1), 4);
+        assert_eq!(world.say(client.peer, &text)[0].code(), 200);
+        last = Some(keys);
+    }
+    let stats = world.stats();
+    assert_eq!((stats.associations, stats.associations_now, stats.associations_evicted), (300, 256, 44));
+    let request = client.subscribe("vnd-microsoft-roaming-self");
+    assert_eq!(tell(&mut world, &client, &mut last.unwrap(), &request)[0].code(), 200);
+    world.disconnect(&client);
     assert_eq!(world.stats().associations_now, 0);
 }

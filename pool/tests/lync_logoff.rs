@@ -58,6 +58,8 @@ fn a_lost_connection_is_a_sign_off_by_force() {
     assert!(world.disconnect(&client).is_empty());
     // What comes late over a connection that is gone is about nobody.
     let request = client.subscribe("vnd-microsoft-roaming-self").in_dialog(&client.own_tag.clone());
+    assert_eq!(world.ask(&client, &request).code(), 481);
+    let request = client.subscribe("vnd-microsoft-roaming-self");
     assert_eq!(world.ask(&client, &request).code(), 403);
 }
 
@@ -73,6 +75,21 @@ fn the_end_of_a_registration_is_one_too() {
     let sent = world.pass(SECOND + MS);
     assert_eq!(sent.len(), 1);
     assert_eq!((sent[0].peer, sent[0].availabilities()), (watcher.peer, vec![18_500]));
+}
+
+/// A refresh may ask for less: what was granted last counts.
+#[test]
+fn a_registration_ends_when_its_latest_200_says() {
+    let mut world = World::new(open());
+    let mut client = world.client(1, 1);
+    let long = client.register().line("Expires: 900");
+    world.ok(&client, &long);
+    let short = client.register().line("Expires: 300");
+    assert_eq!(world.ok(&client, &short).0.header("Expires"), "300");
+    world.pass(299 * SECOND);
+    assert_eq!(world.stats().registrations, 1);
+    world.pass(SECOND + MS);
+    assert_eq!(world.stats().registrations, 0);
 }
 
 #[test]

@@ -148,6 +148,28 @@ fn delays_are_kept_and_nothing_overtakes() {
     assert_eq!(all.into_iter().map(|(_, cseq)| cseq).collect::<Vec<_>>(), numbers);
 }
 
+/// The 200 is the first notification of the dialog: the second one does not overtake it.
+#[test]
+fn a_200_that_is_late_is_not_overtaken_by_what_follows_it() {
+    let delay = Some(Delay::Fixed(Duration::from_millis(100)));
+    let mut world = World::new(PoolConfig { answer_delay: delay, ..open() });
+    let mut alice = world.client(2, 2);
+    let mut bob = world.client(1, 1);
+    let request = bob.batch("subscribe", &[aor(2)], &["note"]);
+    let (subscribed, _) = world.ok(&bob, &request);
+    world.pass(10 * MS);
+    let request = alice.publish(&[note(200, 0, "x")]);
+    let (answer, others) = world.ok(&alice, &request);
+    assert_eq!(subscribed.header("ms-piggyback-cseq"), "1");
+    assert_eq!((others.len(), others[0].header("CSeq")), (1, "2 BENOTIFY".to_owned()));
+    assert_eq!(others[0].at, subscribed.at);
+    assert!(others[0].at < answer.at);
+    // Without the piggyback nothing depends on it.
+    let request = bob.subscribe_plain("vnd-microsoft-roaming-self");
+    let (answer, others) = world.ok(&bob, &request);
+    assert!(others[0].at < answer.at);
+}
+
 #[test]
 fn by_knob_what_comes_together_is_told_together() {
     let mut world = World::new(PoolConfig { hold_notify: Some(Duration::from_millis(100)), ..open() });

@@ -161,6 +161,8 @@ fn a_user_has_eight_endpoints_and_a_ninth_takes_the_place_of_the_oldest() {
     assert_eq!(others.len(), 1);
     assert_eq!(others[0].peer, first.peer);
     assert_eq!(others[0].header("Event"), "registration-notify");
+    assert_eq!(others[0].body(), "deregistered;event=deactivated");
+    assert!(others[0].all("ms-diagnostics-public").is_empty(), "nobody disabled the user");
 }
 
 #[test]
@@ -222,6 +224,15 @@ fn both_dialects_are_spoken_side_by_side() {
     assert_eq!(world.stats().registrations, 2);
     let sent = world.say(client.peer, &common::Request::subscribe(1, 2, 600).text(901));
     assert!(sent.iter().any(|m| m.is_notify()), "the other dialect answers with NOTIFY: {sent:?}");
+    // They are two worlds: whoever publishes in one is not seen in the other.
+    let mut alice = world.client(2, 2);
+    let watcher = world.watcher(4, 4, &[2]);
+    let request = alice.publish(&[common::lync::note(200, 0, "lync")]);
+    let told = world.ok(&alice, &request).1;
+    assert_eq!(told.iter().map(|m| (m.is_benotify(), m.peer)).collect::<Vec<_>>(), [(true, watcher.peer)]);
+    let published = world.say(alice.peer, &common::Request::publish(2, "simple").text(902));
+    assert_eq!((published[0].code(), published.len()), (200, 2), "{published:?}");
+    assert!(published[1].is_notify() && published[1].peer == client.peer, "{published:?}");
     // An answer finds the dialect that asked.
     let notify = sent.iter().find(|m| m.is_notify()).unwrap();
     world.say(client.peer, &notify.answer(481));

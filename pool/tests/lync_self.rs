@@ -184,6 +184,31 @@ fn members_of_containers_decide_who_sees_what() {
 }
 
 #[test]
+fn members_of_a_request_are_bounded() {
+    let mut world = World::new(open());
+    let mut alice = world.client(1, 1);
+    let members = |n: usize| -> String {
+        (0..n).map(|n| format!("<member action=\"add\" type=\"user\" value=\"u{n}@x\"/>")).collect()
+    };
+    let body = |inner: &str| {
+        format!(
+            "<setContainerMembers xmlns=\"http://schemas.microsoft.com/2006/09/sip/container-management\">{inner}\
+             </setContainerMembers>"
+        )
+    };
+    let mut code = |inner: &str| {
+        let request = alice.service("msrtc-setcontainermembers+xml", &body(inner));
+        world.ask(&alice, &request).code()
+    };
+    let one = |members: &str| format!("<container id=\"400\" version=\"0\">{members}</container>");
+    assert_eq!(code(&one(&members(513))), 403);
+    let many: String = (1..=33).map(|id| format!("<container id=\"{id}\" version=\"0\"/>")).collect();
+    assert_eq!(code(&many), 403);
+    assert_eq!(code(&one(&members(512))), 200);
+    assert_eq!(world.stats().refused, 2);
+}
+
+#[test]
 fn subscribers_are_acknowledged() {
     let mut world = World::new(open());
     let mut client = world.client(1, 1);

@@ -2,6 +2,7 @@
 
 mod common;
 
+use adsum_pool::PoolConfig;
 use common::lync::{Client, World, batch, machine, note, open, with};
 use common::{Msg, Request, aor};
 
@@ -302,6 +303,26 @@ fn hostile_batches_are_refused() {
     // Nobody at all is no mistake, and no body either.
     assert_eq!(code(with_body(&batch(1, "subscribe", &[], &["state"]))), (200, None));
     assert_eq!(world.stats().watches, 0);
+}
+
+/// Beyond a thousand nobody is watched, and the answer says so.
+#[test]
+fn who_is_too_many_is_not_said_to_be_watched() {
+    let mut world = World::new(PoolConfig { users: 2_000, ..open() });
+    let mut client = world.client(1, 1);
+    let several = |range: std::ops::Range<u32>| uris(&range.collect::<Vec<_>>());
+    let request = client.batch("subscribe", &several(2..602), &["state"]);
+    client.batch_tag = world.ok(&client, &request).0.to_tag();
+    let request = client.batch("subscribe", &several(602..1_202), &["state"]).in_dialog(&client.batch_tag);
+    let (answer, _) = world.ok(&client, &request);
+    let parts = parts(&answer);
+    let refused = parts[0].2.matches("state=\"terminated\" reason=\"rejected\"").count();
+    assert_eq!((refused, parts[0].2.matches("state=\"active\"").count(), parts.len()), (200, 400, 401));
+    assert_eq!((world.stats().watches, world.stats().refused), (1_000, 200));
+    // One alone is told by a list, too, if he is not watched.
+    let request = client.batch("subscribe", &several(1_500..1_501), &["state"]).in_dialog(&client.batch_tag);
+    let (answer, _) = world.ok(&client, &request);
+    assert!(answer.body().contains("reason=\"rejected\""), "{}", answer.text);
 }
 
 #[test]

@@ -346,9 +346,9 @@ pub enum Sent {
     Blocked(Time),
     /// There is no such flow any more.
     Gone(Time),
-    /// It leaves with others of its flow;
-    /// [`Population::flushed`](crate::Population::flushed) tells when.
-    Queued(Time),
+    /// It leaves with others, [`Population::flushed`](crate::Population::flushed) tells when. The
+    /// number is its place in what is told then.
+    Queued(Time, u32),
 }
 
 impl Sent {
@@ -356,7 +356,7 @@ impl Sent {
     #[must_use]
     pub fn at(self) -> Time {
         match self {
-            Sent::At(at) | Sent::Blocked(at) | Sent::Gone(at) | Sent::Queued(at) => at,
+            Sent::At(at) | Sent::Blocked(at) | Sent::Gone(at) | Sent::Queued(at, _) => at,
         }
     }
 }
@@ -383,7 +383,7 @@ pub trait Host {
     /// The user needs its flow no more.
     fn close(&mut self, user: u32, flow: Flow);
     /// Writes one message.
-    fn send(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent;
+    fn send(&mut self, user: u32, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent;
     /// Answers to where a request came from.
     fn reply(&mut self, flow: Flow, origin: Origin, bytes: &[u8]) -> Sent;
     /// Appends `host:port` of our end, for Via and Contact.

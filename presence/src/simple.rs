@@ -58,6 +58,15 @@ pub struct Fields<'a> {
     pub marker: Option<Marker>,
 }
 
+/// Places in a message that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rendered {
+    /// Where further header lines may be put: those that protect it, which are made when the rest of it stands.
+    pub lines_at: usize,
+    /// Where the body begins.
+    pub body_at: usize,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Slot {
     RequestUri,
@@ -153,8 +162,7 @@ impl Messages {
         })
     }
 
-    /// Appends a message. Returns where in `out` further header lines may be put:
-    /// those that protect it, which are made when the rest of it stands.
+    /// Appends a message.
     pub fn render(
         &self,
         shape: Shape,
@@ -162,7 +170,7 @@ impl Messages {
         branch: BranchRef,
         fields: &Fields<'_>,
         out: &mut Vec<u8>,
-    ) -> usize {
+    ) -> Rendered {
         let mut lines_end = out.len();
         let template = match shape {
             Shape::Register => &self.register,
@@ -170,7 +178,7 @@ impl Messages {
             Shape::Publish => &self.publish,
             Shape::PublishBare => &self.publish_bare,
         };
-        template.render(out, |slot, out| match slot {
+        let body_at = template.render(out, |slot, out| match slot {
             Slot::RequestUri => out.extend_from_slice(fields.request_uri),
             Slot::Local => out.extend_from_slice(fields.local),
             Slot::Branch => namespace.write_branch(out, branch),
@@ -197,7 +205,7 @@ impl Messages {
                 }
             }
         });
-        lines_end
+        Rendered { lines_at: lines_end, body_at }
     }
 
     /// Appends the Contact URI that a user registers from `local`.

@@ -6,27 +6,35 @@ pub type Slot = u32;
 /// No slot.
 pub const NONE: Slot = u32::MAX;
 
+/// Set in the generation of a slot that is taken.
+const TAKEN: u32 = 1 << 31;
+
 /// A vector of slots that are used again. Each tenant of a slot has its own
-/// generation, so that a late message for the previous one is recognised.
+/// generation, so that a late message for the previous one is recognised. A slot
+/// costs four bytes besides its value.
 #[derive(Debug)]
 pub struct Slab<T> {
     entries: Vec<Entry<T>>,
-    free: Slot,
-    len: usize,
+    /// Free slots; the last one is taken next.
+    free: Vec<Slot>,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
+    /// 31 bits, and [`TAKEN`].
     generation: u32,
-    /// While vacant: the next free slot.
-    next_free: Slot,
-    occupied: bool,
     value: T,
+}
+
+impl<T> Entry<T> {
+    fn is_taken(&self) -> bool {
+        self.generation & TAKEN != 0
+    }
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { entries: Vec::new(), free: NONE, len: 0 }
+        Slab { entries: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -34,36 +42,33 @@ impl<T> Slab<T> {
     /// How many slots are taken.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.entries.len() - self.free.len()
     }
 
     /// True if no slot is taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Takes a slot. A free one is handed to `renew` together with its old
     /// value, so that buffers inside are kept; a new one is made by `create`.
     pub fn take_with(&mut self, create: impl FnOnce() -> T, renew: impl FnOnce(&mut T)) -> (Slot, u32) {
-        self.len += 1;
-        if self.free == NONE {
+        let Some(slot) = self.free.pop() else {
             let slot = self.entries.len() as Slot;
-            self.entries.push(Entry { generation: 1, next_free: NONE, occupied: true, value: create() });
+            self.entries.push(Entry { generation: 1 | TAKEN, value: create() });
             return (slot, 1);
-        }
-        let slot = self.free;
+        };
         let entry = &mut self.entries[slot as usize];
-        self.free = entry.next_free;
-        entry.occupied = true;
         renew(&mut entry.value);
-        (slot, entry.generation)
+        entry.generation |= TAKEN;
+        (slot, entry.generation & !TAKEN)
     }
 
     /// Takes a slot for `value`.
     pub fn insert(&mut self, value: T) -> (Slot, u32) {
         let mut value = Some(value);
-        if self.free == NONE {
+        if self.free.is_empty() {
             let Some(value) = value.take() else { unreachable!("just filled") };
             return self.take_with(|| value, |_| ());
         }
@@ -76,40 +81,37 @@ impl<T> Slab<T> {
     /// Gives a slot back; its value stays inside until the next tenant.
     /// Giving back a free slot does nothing.
     pub fn release(&mut self, slot: Slot) {
-        let Some(entry) = self.entries.get_mut(slot as usize).filter(|e| e.occupied) else {
+        let Some(entry) = self.entries.get_mut(slot as usize).filter(|e| e.is_taken()) else {
             return;
         };
-        entry.occupied = false;
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.next_free = self.free;
-        self.free = slot;
-        self.len -= 1;
+        entry.generation = (entry.generation & !TAKEN).wrapping_add(1) & !TAKEN;
+        self.free.push(slot);
     }
 
     /// The tenant of `slot`, if there is one.
     #[inline]
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<&T> {
-        self.entries.get(slot as usize).filter(|e| e.occupied).map(|e| &e.value)
+        self.entries.get(slot as usize).filter(|e| e.is_taken()).map(|e| &e.value)
     }
 
     /// The tenant of `slot`, if there is one.
     #[inline]
     #[must_use]
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
-        self.entries.get_mut(slot as usize).filter(|e| e.occupied).map(|e| &mut e.value)
+        self.entries.get_mut(slot as usize).filter(|e| e.is_taken()).map(|e| &mut e.value)
     }
 
     /// The generation of the tenant of `slot` (of the next one while it is free).
     #[inline]
     #[must_use]
     pub fn generation(&self, slot: Slot) -> u32 {
-        self.entries.get(slot as usize).map_or(0, |e| e.generation)
+        self.entries.get(slot as usize).map_or(0, |e| e.generation & !TAKEN)
     }
 
     /// The taken slots.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
-        self.entries.iter().enumerate().filter(|(_, e)| e.occupied).map(|(at, e)| (at as Slot, &e.value))
+        self.entries.iter().enumerate().filter(|(_, e)| e.is_taken()).map(|(at, e)| (at as Slot, &e.value))
     }
 }
 

@@ -27,17 +27,19 @@ impl TimerId {
     }
 }
 
+/// Marks a list instead of a node: level · 256 + slot.
+const LIST: u32 = 1 << 31;
+
 #[derive(Debug, Clone, Copy)]
 struct Node<K> {
     key: K,
     tick: u32,
+    /// The node before it; of a list's first node the list, marked with [`LIST`].
     previous: u32,
     next: u32,
-    /// The list it is in: level · 256 + slot; NIL while free.
-    list: u32,
 }
 
-/// Timers with keys of type `K`.
+/// Timers with keys of type `K`; at most 2³¹, of 12 bytes and a key each.
 #[derive(Debug)]
 pub struct Wheel<K> {
     nodes: Vec<Node<K>>,
@@ -79,9 +81,9 @@ impl<K: Copy> Wheel<K> {
     }
 
     /// Sets a timer. One in the past fires at the next [`Wheel::pop`].
-    pub fn insert(&mut self, at: Time, key: K) -> TimerId {
+    pub fn insert(&mut self, at: Time, key: impl Into<K>) -> TimerId {
         let tick = self.tick_of(at).max(self.current);
-        let node = Node { key, tick, previous: NIL, next: NIL, list: NIL };
+        let node = Node { key: key.into(), tick, previous: NIL, next: NIL };
         let id = if self.free == NIL {
             self.nodes.push(node);
             (self.nodes.len() - 1) as u32
@@ -205,19 +207,19 @@ impl<K: Copy> Wheel<K> {
             self.nodes[head as usize].previous = id;
         }
         let node = &mut self.nodes[id as usize];
-        node.previous = NIL;
+        node.previous = LIST | list as u32;
         node.next = head;
-        node.list = list as u32;
         self.heads[list] = id;
         self.occupied[level][slot / 64] |= 1 << (slot % 64);
     }
 
     fn unlink(&mut self, id: u32) {
-        let Node { previous, next, list, .. } = self.nodes[id as usize];
-        if previous == NIL {
-            self.heads[list as usize] = next;
+        let Node { previous, next, .. } = self.nodes[id as usize];
+        if previous & LIST != 0 {
+            let list = (previous & !LIST) as usize;
+            self.heads[list] = next;
             if next == NIL {
-                let (level, slot) = (list as usize / SLOTS, list as usize % SLOTS);
+                let (level, slot) = (list / SLOTS, list % SLOTS);
                 self.occupied[level][slot / 64] &= !(1 << (slot % 64));
             }
         } else {
@@ -230,7 +232,6 @@ impl<K: Copy> Wheel<K> {
 
     fn release(&mut self, id: u32) {
         let node = &mut self.nodes[id as usize];
-        node.list = NIL;
         node.next = self.free;
         self.free = id;
         self.len -= 1;
@@ -278,7 +279,7 @@ mod tests {
             timers in prop::collection::vec((0u64..400_000, any::<bool>()), 1..200),
             steps in prop::collection::vec(1u64..30_000, 1..60),
         ) {
-            let mut wheel = Wheel::new(Time(0));
+            let mut wheel: Wheel<usize> = Wheel::new(Time(0));
             let mut expected: Vec<(u64, usize)> = Vec::new();
             for (key, (at, cancelled)) in timers.iter().enumerate() {
                 let mut id = wheel.insert(Time(at * MILLISECOND), key);
@@ -310,7 +311,7 @@ mod tests {
 
     #[test]
     fn next_leads_to_every_timer() {
-        let mut wheel = Wheel::new(Time(5));
+        let mut wheel: Wheel<u64> = Wheel::new(Time(5));
         for at in [1, 255, 256, 257, 65_535, 65_536, 70_000, 20_000_000] {
             wheel.insert(Time(5 + at * MILLISECOND), at);
         }

@@ -72,6 +72,7 @@ fn authority(target: &str, key: u64) -> Authority {
         domain: "LOADLAB".to_owned(),
         proxy: false,
         extended: true,
+        mic: false,
         key,
     })
 }

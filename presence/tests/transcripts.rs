@@ -58,6 +58,7 @@ transcripts! {
     lync_present
     lync_redirect
     lync_refresh
+    lync_registration_expired
     lync_registration_lost
     lync_resubscribe
     lync_resubscribe_elsewhere

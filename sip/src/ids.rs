@@ -89,12 +89,13 @@ pub struct BranchRef {
 impl Namespace {
     /// Appends a Call-ID.
     pub fn write_call_id(&self, out: &mut Vec<u8>, call: CallRef) {
-        out.extend_from_slice(b"adsum");
-        write(out, self.run, 6);
-        write(out, self.shard, 4);
-        out.push(call.kind.letter());
-        write(out, call.slot, 6);
-        write(out, u32::from(call.generation), 3);
+        let mut text = *b"adsum00000000000000000000";
+        put(&mut text[5..11], self.run);
+        put(&mut text[11..15], self.shard);
+        text[15] = call.kind.letter();
+        put(&mut text[16..22], call.slot);
+        put(&mut text[22..25], u32::from(call.generation));
+        out.extend_from_slice(&text);
     }
 
     /// Reads a Call-ID; `None` unless it is one of this run and shard.
@@ -116,11 +117,12 @@ impl Namespace {
 
     /// Appends a branch.
     pub fn write_branch(&self, out: &mut Vec<u8>, branch: BranchRef) {
-        out.extend_from_slice(b"z9hG4bK");
-        write(out, self.run, 6);
-        write(out, self.shard, 4);
-        write(out, branch.slot, 6);
-        write(out, branch.generation, 6);
+        let mut text = *b"z9hG4bK0000000000000000000000";
+        put(&mut text[7..13], self.run);
+        put(&mut text[13..17], self.shard);
+        put(&mut text[17..23], branch.slot);
+        put(&mut text[23..29], branch.generation);
+        out.extend_from_slice(&text);
     }
 
     /// Reads a branch; `None` unless it is one of this run and shard.
@@ -155,11 +157,21 @@ impl Namespace {
 /// Appends `value` as `width` digits; higher digits are cut off.
 pub fn write(out: &mut Vec<u8>, value: u32, width: u32) {
     for place in (0..width).rev() {
-        out.push(DIGITS[((value >> (5 * place)) & 31) as usize]);
+        out.push(digit(value >> (5 * place)));
+    }
+}
+
+/// Sets `digits` to as many digits of `value`.
+fn put(digits: &mut [u8], value: u32) {
+    let mut rest = value;
+    for place in digits.iter_mut().rev() {
+        *place = digit(rest);
+        rest >>= 5;
     }
 }
 
 /// The digit for the lowest five bits.
+#[inline]
 #[must_use]
 pub fn digit(value: u32) -> u8 {
     DIGITS[(value & 31) as usize]

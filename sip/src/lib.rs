@@ -40,6 +40,7 @@ pub mod scan;
 pub mod server;
 pub mod sipae;
 pub mod template;
+pub mod texts;
 pub mod time;
 pub mod value;
 

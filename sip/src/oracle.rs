@@ -67,9 +67,34 @@ pub enum Opinion {
     },
 }
 
+/// How closely a message is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At every field.
+    Whole,
+    /// Of the fields that are dear to read (From, To, Via, Contact) at one, each in its turn.
+    Turn(u64),
+}
+
+impl Look {
+    fn takes(self, field: Field) -> bool {
+        let turn = match field {
+            Field::FromTag => 0,
+            Field::ToTag => 1,
+            Field::Branch => 2,
+            Field::Contact => 3,
+            _ => return true,
+        };
+        match self {
+            Look::Whole => true,
+            Look::Turn(n) => n % 4 == turn,
+        }
+    }
+}
+
 /// Compares the scanner's reading of `raw` with rsip's.
 #[must_use]
-pub fn second_opinion(raw: &[u8], message: &Message<'_>) -> Opinion {
+pub fn second_opinion(raw: &[u8], message: &Message<'_>, look: Look) -> Opinion {
     let understood = normalised(raw).and_then(|bytes| {
         rsip::SipMessage::try_from(bytes.as_slice()).map_err(|error| bounded(format_args!("{error}")))
     });
@@ -77,7 +102,7 @@ pub fn second_opinion(raw: &[u8], message: &Message<'_>) -> Opinion {
         Ok(theirs) => theirs,
         Err(why) => return Opinion::NotUnderstood { field: Field::Message, why },
     };
-    let mut comparison = Comparison { first: None };
+    let mut comparison = Comparison { look, first: None };
     let verdict = comparison.all(&theirs, message);
     match (verdict, comparison.first) {
         (Some((field, readings)), _) => Opinion::Disagree { field, readings },
@@ -90,6 +115,7 @@ pub fn second_opinion(raw: &[u8], message: &Message<'_>) -> Opinion {
 type Reading = Result<Option<Vec<u8>>, String>;
 
 struct Comparison {
+    look: Look,
     /// The first field that rsip could not read.
     first: Option<(Field, String)>,
 }
@@ -105,28 +131,31 @@ impl Comparison {
         let cseq = ours.cseq().map(|(number, method)| cseq_text(number, method));
         let call_id = ours.unfolded(HeaderId::CallId);
         let start = start_text(ours.start());
-        self.one(Field::StartLine, Some(&start), their_start(theirs), same_text)
-            .or_else(|| self.one(Field::CallId, call_id.as_deref(), their_call_id(theirs), same))
-            .or_else(|| self.one(Field::CSeq, cseq.as_deref(), their_cseq(theirs), same_text))
-            .or_else(|| self.one(Field::FromTag, ours.from_tag(), their_from(theirs), same))
-            .or_else(|| self.one(Field::ToTag, ours.to_tag(), their_to(theirs), same))
-            .or_else(|| self.one(Field::Branch, ours.branch(), their_branch(theirs), same))
+        self.one(Field::StartLine, Some(&start), || their_start(theirs), same_text)
+            .or_else(|| self.one(Field::CallId, call_id.as_deref(), || their_call_id(theirs), same))
+            .or_else(|| self.one(Field::CSeq, cseq.as_deref(), || their_cseq(theirs), same_text))
+            .or_else(|| self.one(Field::FromTag, ours.from_tag(), || their_from(theirs), same))
+            .or_else(|| self.one(Field::ToTag, ours.to_tag(), || their_to(theirs), same))
+            .or_else(|| self.one(Field::Branch, ours.branch(), || their_branch(theirs), same))
             .or_else(|| {
                 let length = length.map(|n| n.to_string().into_bytes());
-                self.one(Field::ContentLength, length.as_deref(), their_length(theirs), same)
+                self.one(Field::ContentLength, length.as_deref(), || their_length(theirs), same)
             })
-            .or_else(|| self.one(Field::Body, Some(ours.body()), Ok(Some(theirs.body().clone())), same))
-            .or_else(|| self.one(Field::Contact, contact, their_contact(theirs), same_text))
+            .or_else(|| self.one(Field::Body, Some(ours.body()), || Ok(Some(theirs.body().clone())), same))
+            .or_else(|| self.one(Field::Contact, contact, || their_contact(theirs), same_text))
     }
 
     fn one(
         &mut self,
         field: Field,
         ours: Option<&[u8]>,
-        theirs: Reading,
+        theirs: impl FnOnce() -> Reading,
         same: fn(&[u8], &[u8]) -> bool,
     ) -> Option<(Field, String)> {
-        match (ours, theirs) {
+        if !self.look.takes(field) {
+            return None;
+        }
+        match (ours, theirs()) {
             (_, Err(why)) => {
                 self.first.get_or_insert((field, why));
                 None
@@ -417,27 +446,11 @@ fn bounded(text: std::fmt::Arguments<'_>) -> String {
 /// Of so many messages one is looked at.
 pub const SAMPLE: u64 = 64;
 
-const METHODS: [&[u8]; 16] = [
-    b"REGISTER",
-    b"SUBSCRIBE",
-    b"NOTIFY",
-    b"PUBLISH",
-    b"OPTIONS",
-    b"MESSAGE",
-    b"SERVICE",
-    b"BENOTIFY",
-    b"INVITE",
-    b"ACK",
-    b"BYE",
-    b"CANCEL",
-    b"INFO",
-    b"PRACK",
-    b"UPDATE",
-    b"REFER",
-];
+/// Those that have a place of their own, and one for all others.
+const METHODS: usize = 17;
 /// Requests, and the codes 100 to 699.
 const CODES: usize = 601;
-const WORDS: usize = ((METHODS.len() + 1) * CODES).div_ceil(64);
+const WORDS: usize = (METHODS * CODES).div_ceil(64);
 
 /// Which messages of a shard are shown to rsip: the first of each method and
 /// code, and each 64th. All methods that it does not know are one. It never
@@ -461,24 +474,46 @@ impl Sampler {
         Sampler { count: 0, seen: [0; WORDS] }
     }
 
-    /// Counts a message; true if it is to be looked at.
+    /// Counts a message; how closely it is to be looked at, if it is.
     #[inline]
-    pub fn wants(&mut self, message: &Message<'_>) -> bool {
+    pub fn wants(&mut self, message: &Message<'_>) -> Option<Look> {
         self.wants_kind(message.method(), message.code())
     }
 
     /// As [`Sampler::wants`], for one of whom method and status code are known
     /// (0 for a request).
     #[inline]
-    pub fn wants_kind(&mut self, method: &[u8], code: u16) -> bool {
+    pub fn wants_kind(&mut self, method: &[u8], code: u16) -> Option<Look> {
         self.count += 1;
-        let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len());
+        let method = match method {
+            b"REGISTER" => 0,
+            b"SUBSCRIBE" => 1,
+            b"NOTIFY" => 2,
+            b"PUBLISH" => 3,
+            b"OPTIONS" => 4,
+            b"MESSAGE" => 5,
+            b"SERVICE" => 6,
+            b"BENOTIFY" => 7,
+            b"INVITE" => 8,
+            b"ACK" => 9,
+            b"BYE" => 10,
+            b"CANCEL" => 11,
+            b"INFO" => 12,
+            b"PRACK" => 13,
+            b"UPDATE" => 14,
+            b"REFER" => 15,
+            _ => METHODS - 1,
+        };
         let code = usize::from(code).saturating_sub(99).min(CODES - 1);
         let kind = method * CODES + code;
         let (word, bit) = (&mut self.seen[kind / 64], 1 << (kind % 64));
         let first = *word & bit == 0;
         *word |= bit;
-        first || self.count.is_multiple_of(SAMPLE)
+        if first {
+            Some(Look::Whole)
+        } else {
+            self.count.is_multiple_of(SAMPLE).then_some(Look::Turn(self.count / SAMPLE))
+        }
     }
 }
 
@@ -492,7 +527,11 @@ mod tests {
         Contact: <sip:b@h:5070>\r\nContent-Length: 2\r\n\r\nhi";
 
     fn opinion(raw: &str, scanned: &str) -> Opinion {
-        second_opinion(raw.as_bytes(), &Scanner::new().scan(scanned.as_bytes()).unwrap())
+        look(raw, scanned, Look::Whole)
+    }
+
+    fn look(raw: &str, scanned: &str, look: Look) -> Opinion {
+        second_opinion(raw.as_bytes(), &Scanner::new().scan(scanned.as_bytes()).unwrap(), look)
     }
 
     #[test]
@@ -517,6 +556,10 @@ mod tests {
                 Opinion::Disagree { field, .. } => assert_eq!(field, expected, "{to}"),
                 found => panic!("{to}: {found:?}"),
             }
+            let dear = [Field::FromTag, Field::ToTag, Field::Branch, Field::Contact].contains(&expected);
+            let found =
+                (0..4).filter(|turn| look(NOTIFY, &other, Look::Turn(*turn)) != Opinion::Agree).count();
+            assert_eq!(found, if dear { 1 } else { 4 }, "{to}");
         }
     }
 
@@ -556,12 +599,16 @@ mod tests {
     #[test]
     fn the_first_of_each_kind_and_each_64th_are_looked_at() {
         let mut sampler = Sampler::new();
-        assert!(sampler.wants_kind(b"NOTIFY", 0) && sampler.wants_kind(b"NOTIFY", 200));
-        assert!(sampler.wants_kind(b"REGISTER", 200) && sampler.wants_kind(b"REGISTER", 699));
-        assert!(sampler.wants_kind(b"X", 100) && !sampler.wants_kind(b"Y", 100));
-        let looked = (6..6400).filter(|_| sampler.wants_kind(b"NOTIFY", 0)).count();
-        assert_eq!(looked, 100);
+        for (method, code) in
+            [("NOTIFY", 0), ("NOTIFY", 200), ("REGISTER", 200), ("REGISTER", 699), ("X", 100)]
+        {
+            assert_eq!(sampler.wants_kind(method.as_bytes(), code), Some(Look::Whole));
+        }
+        assert_eq!(sampler.wants_kind(b"Y", 100), None);
+        let looks: Vec<_> = (6..6400).filter_map(|_| sampler.wants_kind(b"NOTIFY", 0)).collect();
+        assert!(looks.iter().all(|look| matches!(look, Look::Turn(_))));
+        assert_eq!(looks.len(), 100);
         let mut scanner = Scanner::new();
-        assert!(Sampler::new().wants(&scanner.scan(NOTIFY.as_bytes()).unwrap()));
+        assert!(Sampler::new().wants(&scanner.scan(NOTIFY.as_bytes()).unwrap()).is_some());
     }
 }

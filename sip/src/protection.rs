@@ -58,7 +58,7 @@ pub struct Outgoing<'a> {
 pub struct Incoming<'a> {
     /// The message.
     pub message: &'a Message<'a>,
-    /// The bytes of our request that it answers; empty for a request.
+    /// The bytes of our request that it answers; empty for a request, and where ours carried no protection.
     pub request: &'a [u8],
 }
 
@@ -136,6 +136,11 @@ pub trait Protection {
         None
     }
 
+    /// True if [`Protection::write`] has something for responses, too.
+    fn signs_answers(&self) -> bool {
+        false
+    }
+
     /// True if a refused message is to be treated as if it never came, as
     /// signatures want it. Digest's `rspauth` is optional and proxies change
     /// what it covers, so there a refusal is only counted.
@@ -178,7 +183,7 @@ pub enum Scheme {
     /// See [`Unprotected`].
     None(Unprotected),
     /// See [`Digest`].
-    Digest(Digest),
+    Digest(Box<Digest>),
     /// See [`Ntlm`].
     Ntlm(Box<Ntlm>),
 }
@@ -244,6 +249,14 @@ impl Protection for Scheme {
             Scheme::None(one) => one.trouble(),
             Scheme::Digest(one) => one.trouble(),
             Scheme::Ntlm(one) => one.trouble(),
+        }
+    }
+
+    fn signs_answers(&self) -> bool {
+        match self {
+            Scheme::None(one) => one.signs_answers(),
+            Scheme::Digest(one) => one.signs_answers(),
+            Scheme::Ntlm(one) => one.signs_answers(),
         }
     }
 

@@ -146,16 +146,21 @@ impl Scanner {
 
     fn enter(&mut self, raw: &[u8], line: Range<usize>, number: u16) -> Result<(), ScanError> {
         let bad = ScanError::HeaderLine(number);
-        let colon = line.start + memchr(b':', &raw[line.clone()]).ok_or(bad)?;
-        let name = trim(raw, line.start..colon);
+        let (id, name, value) = match usual(&raw[line.clone()]) {
+            Some((id, name)) => (id, line.start..line.start + name, line.start + name + 1),
+            None => {
+                let colon = line.start + raw[line.clone()].iter().position(|b| *b == b':').ok_or(bad)?;
+                let name = trim(raw, line.start..colon);
+                (HeaderId::of(&raw[name.clone()]), name, colon + 1)
+            }
+        };
         if name.is_empty() {
             return Err(bad);
         }
         if self.entries.len() == MAX_HEADERS {
             return Err(ScanError::TooManyHeaders);
         }
-        let value = trim(raw, colon + 1..line.end);
-        let id = HeaderId::of(&raw[name.clone()]);
+        let value = trim(raw, value..line.end);
         if id != HeaderId::Other {
             let first = &mut self.first[id as usize];
             if *first == ABSENT {
@@ -181,7 +186,9 @@ impl Scanner {
     fn body(&self, raw: &[u8], at: usize) -> Result<(u32, u32), ScanError> {
         let present = (raw.len() - at) as u32;
         let mut announced: Option<u32> = None;
-        for entry in self.entries.iter().filter(|e| e.id == HeaderId::ContentLength) {
+        let first = usize::from(self.first[HeaderId::ContentLength as usize]);
+        let entries = self.entries.get(first..).unwrap_or_default();
+        for entry in entries.iter().filter(|e| e.id == HeaderId::ContentLength) {
             let value = crate::value::number(slice(raw, entry.value)).ok_or(ScanError::ContentLength)?;
             if announced.is_some_and(|before| before != value) {
                 return Err(ScanError::ContentLength);
@@ -338,6 +345,33 @@ pub fn unfold(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// The header of a line that is written as nearly everybody writes it, and the length of its name.
+/// Others are found by their name alone; this is for speed.
+#[inline]
+fn usual(line: &[u8]) -> Option<(HeaderId, usize)> {
+    let (id, name): (HeaderId, &[u8]) = match (line.first()?, line.get(1)?) {
+        (b'V', _) => (HeaderId::Via, b"Via:"),
+        (b'F', _) => (HeaderId::From, b"From:"),
+        (b'T', _) => (HeaderId::To, b"To:"),
+        (b'C', b'a') => (HeaderId::CallId, b"Call-ID:"),
+        (b'C', b'S') => (HeaderId::CSeq, b"CSeq:"),
+        (b'C', _) => match line.get(8)? {
+            b' ' => (HeaderId::Contact, b"Contact:"),
+            b'L' => (HeaderId::ContentLength, b"Content-Length:"),
+            _ => (HeaderId::ContentType, b"Content-Type:"),
+        },
+        (b'E', b'v') => (HeaderId::Event, b"Event:"),
+        (b'E', _) => (HeaderId::Expires, b"Expires:"),
+        (b'S', b'e') => (HeaderId::Server, b"Server:"),
+        (b'S', b'u') => (HeaderId::SubscriptionState, b"Subscription-State:"),
+        (b'U', _) => (HeaderId::UserAgent, b"User-Agent:"),
+        (b'M', _) => (HeaderId::MaxForwards, b"Max-Forwards:"),
+        (b'W', _) => (HeaderId::WwwAuthenticate, b"WWW-Authenticate:"),
+        _ => return None,
+    };
+    line.starts_with(name).then_some((id, name.len() - 1))
+}
+
 /// The line that begins at `at`, without its end, and where the next begins.
 #[inline]
 fn line_at(raw: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
@@ -428,6 +462,29 @@ mod tests {
         assert_eq!(message.body(), b"hi");
         assert!(message.has_folds());
         assert_eq!(unfold(message.named("subject").unwrap()), &b"one two"[..]);
+    }
+
+    #[test]
+    fn headers_as_they_are_usually_written_are_those_of_their_name() {
+        let names = "Via From To Call-ID CSeq Contact Content-Length Content-Type Event Expires Server \
+            Subscription-State User-Agent Max-Forwards WWW-Authenticate Fro Toe Viaa Contact-X Content-Typ Sender";
+        for name in names.split(' ') {
+            for (line, value) in
+                [(format!("{name}: 7"), "7"), (format!("{name}:7"), "7"), (format!("{name} : 7 "), "7")]
+            {
+                let usual = usual(line.as_bytes());
+                assert!(
+                    usual.is_none_or(|(id, len)| id == HeaderId::of(name.as_bytes()) && len == name.len()),
+                    "{line}"
+                );
+                let raw = format!("SIP/2.0 200 OK\r\n{line}\r\n\r\nhi there");
+                let mut scanner = Scanner::new();
+                let message = scanner.scan(raw.as_bytes()).unwrap();
+                assert_eq!(message.lines().next(), Some((name.as_bytes(), value.as_bytes())));
+                let id = HeaderId::of(name.as_bytes());
+                assert_eq!(message.header(id), (id != HeaderId::Other).then_some(value.as_bytes()), "{line}");
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,9 @@ use crate::scan::{Message, Start};
 use crate::value;
 
 pub use client::Ntlm;
-pub use server::{Association, Authority, AuthorityConfig, Check, MAX_ASSOCIATIONS, Refusal};
+pub use server::{
+    Association, Authority, AuthorityConfig, Check, MAX_ASSOCIATIONS, MAX_OF_CONNECTION, Refusal,
+};
 
 /// The realm that every pool of this family names.
 pub const REALM: &str = "SIP Communications Service";

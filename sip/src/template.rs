@@ -53,9 +53,9 @@ impl<S: Copy> Template<S> {
         Ok(Template { pieces, body })
     }
 
-    /// Appends the message; `fill` appends what belongs into a slot.
+    /// Appends the message; `fill` appends what belongs into a slot. Returns where in `out` the body begins.
     #[inline]
-    pub fn render(&self, out: &mut Vec<u8>, mut fill: impl FnMut(S, &mut Vec<u8>)) {
+    pub fn render(&self, out: &mut Vec<u8>, mut fill: impl FnMut(S, &mut Vec<u8>)) -> usize {
         let mut length_at = None;
         let mut body_at = out.len();
         for (at, piece) in self.pieces.iter().enumerate() {
@@ -86,6 +86,7 @@ impl<S: Copy> Template<S> {
                 }
             }
         }
+        body_at
     }
 }
 

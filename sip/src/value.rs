@@ -1,7 +1,7 @@
 //! Readers of single header values. Each takes the trimmed value of one header
 //! line (a folded one unfolded where that matters) and gives slices of it.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 /// A run of decimal digits, with blanks around it allowed; values beyond 2³²−1
 /// are taken as 2³²−1 (RFC 3261 §20.19 asks that of `Expires`).
@@ -94,7 +94,18 @@ pub fn param<'a>(params: &'a [u8], name: &str) -> Option<&'a [u8]> {
 #[inline]
 #[must_use]
 pub fn tag(value: &[u8]) -> Option<&[u8]> {
-    param(name_addr(value)?.params, "tag")
+    const KEY: &[u8] = b";tag=";
+    let params = match value {
+        // As nearly everybody writes it: no name, and the tag right behind the URI.
+        [b'<', ..] => &value[value.iter().position(|b| *b == b'>')? + 1..],
+        _ => name_addr(value)?.params,
+    };
+    if let Some(tag) = params.strip_prefix(KEY)
+        && tag.iter().all(|b| !matches!(b, b';' | b'"' | b' ' | b'\t' | b'\r' | b'\n'))
+    {
+        return Some(tag);
+    }
+    param(params, "tag")
 }
 
 /// One element of a Via header (RFC 3261 §20.42).
@@ -134,18 +145,16 @@ pub fn via(value: &[u8]) -> Option<Via<'_>> {
 pub fn branch(value: &[u8]) -> Option<&[u8]> {
     const KEY: &[u8] = b";branch=";
     let mut from = 0;
-    while let Some(found) = memchr(b';', &value[from..]) {
-        let at = from + found;
-        if memchr(b',', &value[from..at]).is_some() {
+    while let Some(found) = memchr2(b';', b',', &value[from..]) {
+        let rest = &value[from + found..];
+        if rest[0] == b',' {
             break; // the second element: not the topmost any more
         }
-        if value[at..].starts_with(KEY) {
-            let rest = &value[at + KEY.len()..];
-            let end = rest.iter().position(|b| matches!(b, b';' | b',') || b.is_ascii_whitespace());
-            let end = end.unwrap_or(rest.len());
-            return Some(&rest[..end]);
+        if let Some(rest) = rest.strip_prefix(KEY) {
+            let branch = &rest[..memchr2(b';', b',', rest).unwrap_or(rest.len())];
+            return branch.split(u8::is_ascii_whitespace).next();
         }
-        from = at + 1;
+        from += found + 1;
     }
     param(via(value)?.params, "branch")
 }
@@ -188,22 +197,27 @@ pub struct SipUri<'a> {
 /// Reads a SIP or SIPS URI; `None` for other schemes and malformed ones.
 #[must_use]
 pub fn sip_uri(uri: &[u8]) -> Option<SipUri<'_>> {
-    let colon = memchr(b':', uri)?;
-    let secure = match &uri[..colon] {
-        s if s.eq_ignore_ascii_case(b"sip") => false,
-        s if s.eq_ignore_ascii_case(b"sips") => true,
-        _ => return None,
+    let find = |byte: u8, text: &[u8]| text.iter().position(|b| *b == byte);
+    let (secure, rest) = match uri.strip_prefix(b"sip:") {
+        Some(rest) => (false, rest),
+        None => {
+            let colon = find(b':', uri)?;
+            let secure = match &uri[..colon] {
+                s if s.eq_ignore_ascii_case(b"sip") => false,
+                s if s.eq_ignore_ascii_case(b"sips") => true,
+                _ => return None,
+            };
+            (secure, &uri[colon + 1..])
+        }
     };
-    let rest = &uri[colon + 1..];
     // The user part may hold `;` and `?`, so the `@` decides first.
-    let (user, rest) = match memchr(b'@', rest) {
+    let (user, rest) = match find(b'@', rest) {
         Some(at) => (&rest[..at], &rest[at + 1..]),
         None => (&b""[..], rest),
     };
-    let user = &user[..memchr(b':', user).unwrap_or(user.len())];
-    let headers = memchr(b'?', rest).unwrap_or(rest.len());
-    let rest = &rest[..headers];
-    let semicolon = memchr(b';', rest).unwrap_or(rest.len());
+    let user = &user[..find(b':', user).unwrap_or(user.len())];
+    let rest = &rest[..find(b'?', rest).unwrap_or(rest.len())];
+    let semicolon = find(b';', rest).unwrap_or(rest.len());
     let (host, port) = host_port(&rest[..semicolon])?;
     Some(SipUri { secure, user, host, port, params: &rest[semicolon..] })
 }

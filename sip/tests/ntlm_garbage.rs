@@ -25,8 +25,14 @@ fn begun(kind: u8, rest: Vec<u8>) -> Vec<u8> {
     [b"NTLMSSP\0" as &[u8], &[kind, 0, 0, 0], &rest].concat()
 }
 
-fn whole() -> Vec<u8> {
-    let challenge = Challenge { flags: SPOKEN, nonce: [1; 8], target_name: b"A\0", target_info: &[0; 4] };
+/// What a server asks; an end mark, or the wish for a MIC before it.
+fn challenge(mic: bool) -> Challenge<'static> {
+    let target_info: &[u8] = if mic { &[6, 0, 4, 0, 2, 0, 0, 0, 0, 0, 0, 0] } else { &[0; 4] };
+    Challenge { flags: SPOKEN, nonce: [1; 8], target_name: b"A\0", target_info, bytes: b"its bytes" }
+}
+
+fn whole(mic: bool) -> Vec<u8> {
+    let challenge = challenge(mic);
     let client = Client {
         user: "b",
         domain: "A",
@@ -46,22 +52,25 @@ proptest! {
     fn messages(kind in 0u8..5, rest in proptest::collection::vec(any::<u8>(), 0..200)) {
         let bytes = begun(kind, rest);
         if let Ok(challenge) = Challenge::read(&bytes) {
-            let _ = challenge.timestamp();
+            let _ = (challenge.timestamp(), challenge.asks_for_mic());
         }
         if let Ok(answer) = Authenticate::read(&bytes) {
-            prop_assert!(answer.verify(&[0; 8], SPOKEN, &[0; 16]).is_err());
+            prop_assert!(answer.verify(&challenge(false), &[0; 16]).is_err());
+            let _ = answer.has_mic();
         }
     }
 
     /// One byte changed: where it is still taken, it was not a byte that is proven.
     #[test]
-    fn a_changed_answer(at in 0usize..200, with in any::<u8>()) {
-        let mut bytes = whole();
+    fn a_changed_answer(at in 0usize..300, with in any::<u8>(), mic: bool) {
+        let mut bytes = whole(mic);
         let at = at % bytes.len();
+        let same = bytes[at] == with;
         bytes[at] = with;
         if let Ok(answer) = Authenticate::read(&bytes)
-            && let Ok(keys) = answer.verify(&[1; 8], SPOKEN, &nt_hash("pw")) {
-                let _ = keys;
+            && answer.verify(&challenge(mic), &nt_hash("pw")).is_ok() {
+                // With a MIC every byte is proven.
+                prop_assert!(same || !mic);
                 prop_assert_eq!((&*answer.user.to_uppercase(), &*answer.domain), ("B", "A"));
         }
     }
@@ -96,6 +105,7 @@ proptest! {
                 domain: "D".into(),
                 proxy: false,
                 extended: true,
+                mic: false,
                 key: 1,
             });
             let message = scanner.scan(request.as_bytes()).unwrap();

@@ -3,8 +3,12 @@
 
 use adsum_sip::ntlm::nt_hash;
 use adsum_sip::protection::{Attempts, Credentials, Incoming, Outgoing, Protection as _, Reading, Verdict};
-use adsum_sip::sipae::{Association, Authority, AuthorityConfig, Check, Ntlm, Refusal, SchemeName, offered};
+use adsum_sip::sipae::{
+    Association, Authority, AuthorityConfig, Check, MAX_OF_CONNECTION, Ntlm, Refusal, SchemeName, offered,
+};
 use adsum_sip::{Message, Scanner};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 struct Accounts;
 
@@ -181,6 +185,7 @@ fn config(version: u8, proxy: bool) -> AuthorityConfig {
         domain: "LOADLAB".to_owned(),
         proxy,
         extended: version > 2,
+        mic: false,
         key: 99,
     }
 }
@@ -217,6 +222,63 @@ fn the_first_answer_is_signed_from_version_4_on() {
         assert_eq!(request.contains("cnum=\"1\", response=\"0100000"), signed, "{request}");
         assert!(request.contains(&format!("version={version}")), "{request}");
     }
+}
+
+/// A client that speaks less than the server: what it names as its version counts, absent is 2.
+#[test]
+fn the_version_of_a_client_is_that_of_its_association() {
+    for (offered, spoken) in [(4, 3), (4, 2), (3, 2)] {
+        let mut both = Both::new(0, AuthorityConfig { extended: true, ..config(offered, false) });
+        let named = |version: u8| if version > 2 { format!(", version={version}") } else { String::new() };
+        let mut passed = None;
+        for _ in 0..3 {
+            let request = both.request(b"REGISTER");
+            let (check, answer) = both.answer(&request);
+            // As if the challenge had offered no more.
+            let answer = String::from_utf8(answer).unwrap();
+            let lowered = answer.replace(&named(offered), &named(spoken));
+            assert_eq!(lowered != answer, matches!(check, Check::Challenged(_)), "{answer}");
+            both.read(&request, lowered.as_bytes());
+            if let Check::Passed(association) = check {
+                assert!(answer.ends_with(&format!("{}\r\nContent-Length: 0\r\n\r\n", named(spoken))));
+                passed = Some(association);
+            }
+        }
+        let association = passed.unwrap_or_else(|| panic!("{offered} {spoken}"));
+        for _ in 0..3 {
+            assert_eq!(both.round(b"SERVICE"), (Check::Passed(association), Reading::Accepted, None));
+        }
+    }
+    // Who names version 4 has to sign at once.
+    let mut both = Both::new(0, config(4, false));
+    both.round(b"REGISTER");
+    both.round(b"REGISTER");
+    let request = String::from_utf8(both.request(b"REGISTER")).unwrap();
+    let (bare, _) = request.split_once(", crand=").unwrap();
+    let rest = request.split_once("\r\nContent-Length").unwrap().1;
+    let (check, _) = both.answer(format!("{bare}\r\nContent-Length{rest}").as_bytes());
+    assert_eq!(check, Check::Challenged(Refusal::BadSignature));
+}
+
+#[test]
+fn a_server_may_ask_for_a_mic() {
+    for version in [2, 4] {
+        let mut both = Both::new(0, AuthorityConfig { mic: true, ..config(version, false) });
+        let association = both.log_on();
+        assert_eq!(both.round(b"SERVICE"), (Check::Passed(association), Reading::Accepted, None));
+    }
+    // Whoever changes what only the MIC covers (the flags) is refused.
+    let mut both = Both::new(0, AuthorityConfig { mic: true, ..config(3, false) });
+    both.round(b"REGISTER");
+    both.round(b"REGISTER");
+    let request = String::from_utf8(both.request(b"REGISTER")).unwrap();
+    let (head, rest) = request.split_once("gssapi-data=\"").unwrap();
+    let (token, rest) = rest.split_once('"').unwrap();
+    let mut token = BASE64_STANDARD.decode(token).unwrap();
+    token[60] ^= 4; // NTLMSSP_REQUEST_TARGET
+    let request = format!("{head}gssapi-data=\"{}\"{rest}", BASE64_STANDARD.encode(token));
+    assert_eq!(both.answer(request.as_bytes()).0, Check::Challenged(Refusal::WrongMic));
+    assert!(both.server.is_empty());
 }
 
 #[test]
@@ -427,6 +489,59 @@ fn an_account_without_a_password_is_told() {
     assert!(both.client.trouble().unwrap().contains("password"));
 }
 
+/// What was wrong with one challenge is not told of the next, which offers no NTLM at all.
+#[test]
+fn trouble_is_that_of_the_latest_challenge() {
+    let mut both = Both::new(0, config(4, false));
+    both.round(b"REGISTER");
+    let request = both.request(b"REGISTER");
+    let broken = b"WWW-Authenticate: NTLM realm=\"r\", targetname=\"t\", gssapi-data=\"%\", opaque=\"1\"\r\n";
+    let answer = message(&both.outgoing(b"REGISTER", 401), broken);
+    assert_eq!(both.read(&request, &answer).1, Some(Verdict::Unsupported));
+    assert!(both.client.trouble().unwrap().contains("base64"));
+    both.user = 1;
+    let request = both.request(b"REGISTER");
+    let answer = message(&both.outgoing(b"REGISTER", 401), b"WWW-Authenticate: Kerberos realm=\"r\"\r\n");
+    assert_eq!(both.read(&request, &answer).1, Some(Verdict::Unsupported));
+    assert_eq!(both.client.trouble(), None);
+}
+
+/// While a new association is proven the server has none to sign its requests with, or still
+/// the one before: what it tells meanwhile is not lost.
+#[test]
+fn what_the_server_tells_before_the_new_association_stands_is_taken() {
+    let mut both = Both::new(0, config(4, false));
+    let before = both.log_on();
+    let notify = Outgoing { from_tag: b"theirs", to_tag: b"ours", ..both.outgoing(b"BENOTIFY", 0) };
+    let mut old = Vec::new();
+    both.server.sign(before, &notify, false, &mut old);
+    let (old, bare) = (message(&notify, &old), message(&notify, b""));
+    // One request is still open.
+    let open = both.request_of(b"call-2");
+    let (check, late) = both.answer_to(&open, b"call-2");
+    assert_eq!(check, Check::Passed(before));
+    both.server.forget(before);
+    both.attempts = Attempts::default();
+    both.round(b"SERVICE");
+    both.round(b"SERVICE");
+    // The answer to the challenge is about to be written, then on its way.
+    assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Unprotected; 2]);
+    let request = both.request(b"SERVICE");
+    assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Unprotected; 2]);
+    assert_eq!(both.read(&open, &late).0, Reading::Unprotected);
+    // What would end the handshake has to be signed, and by the new one.
+    let unsigned = message(&both.outgoing(b"SERVICE", 200), b"");
+    assert_eq!(both.read(&request, &unsigned).0, Reading::Refused);
+    let (check, answer) = both.answer(&request);
+    let Check::Passed(association) = check else { panic!("{check:?}") };
+    assert_eq!(both.read(&request, &answer).0, Reading::Accepted);
+    // From now on everything is signed by the new one.
+    assert_eq!([&old, &bare].map(|bytes| both.read(b"", bytes).0), [Reading::Refused; 2]);
+    let mut lines = Vec::new();
+    both.server.sign(association, &notify, false, &mut lines);
+    assert_eq!(both.read(b"", &message(&notify, &lines)).0, Reading::Accepted);
+}
+
 #[test]
 fn what_ends_is_forgotten() {
     let mut both = Both::new(0, config(4, false));
@@ -437,6 +552,29 @@ fn what_ends_is_forgotten() {
     assert_eq!((both.server.len(), both.server.evicted()), (200, 0));
     both.server.forget_connection(CONNECTION);
     assert!(both.server.is_empty());
+}
+
+/// Whoever begins again and again on one connection makes room for himself, not for others.
+#[test]
+fn a_connection_has_a_bounded_number_of_associations() {
+    let mut both = Both::new(0, config(4, false));
+    let standing = both.log_on();
+    let begin = b"REGISTER sip:a SIP/2.0\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:a@b>\r\nCall-ID: c\r\nCSeq: 1 REGISTER\r\n\
+        Authorization: NTLM qop=\"auth\", realm=\"r\", targetname=\"t\", gssapi-data=\"\", version=4\r\n\r\n";
+    let mut scanner = Scanner::new();
+    let begin = scanner.scan(begin).unwrap();
+    for n in 1..=MAX_OF_CONNECTION as u64 + 50 {
+        both.server.check(&begin, CONNECTION + 1, 0, known, &mut Vec::new());
+        let (left, evicted) = (n.min(MAX_OF_CONNECTION as u64), n.saturating_sub(MAX_OF_CONNECTION as u64));
+        assert_eq!((both.server.len() as u64, both.server.evicted()), (left + 1, evicted));
+    }
+    assert!(both.server.holds(standing));
+    assert_eq!(both.round(b"SERVICE").0, Check::Passed(standing));
+    // What goes with a connection is told.
+    both.server.forget_connection(CONNECTION + 1);
+    assert_eq!(both.server.len(), 1);
+    both.server.forget_connection(CONNECTION);
+    assert!(both.server.is_empty() && !both.server.holds(standing));
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn the_challenge_is_read_and_written() {
     assert_eq!(challenge.target_name, utf16("LOADLAB"));
     assert_eq!(challenge.timestamp(), None);
     let mut info = Vec::new();
-    write_target_info("LOADLAB", "REFSRV", "loadlab.test", "ref.loadlab.test", None, &mut info);
+    write_target_info("LOADLAB", "REFSRV", "loadlab.test", "ref.loadlab.test", None, false, &mut info);
     assert_eq!(challenge.target_info, info);
     let mut written = Vec::new();
     challenge.write(&mut written);
@@ -72,16 +72,21 @@ fn the_answer_is_the_one_of_the_vectors() {
 #[test]
 fn a_timestamp_of_the_server_takes_the_place_of_ours() {
     let (mut info, time) = (Vec::new(), [9, 8, 7, 6, 5, 4, 3, 2]);
-    write_target_info("LOADLAB", "REFSRV", "loadlab.test", "ref.loadlab.test", Some(time), &mut info);
+    write_target_info("LOADLAB", "REFSRV", "loadlab.test", "ref.loadlab.test", Some(time), false, &mut info);
     let name = utf16("LOADLAB");
-    let challenge =
-        Challenge { flags: CHALLENGE_FLAGS, nonce: NONCE, target_name: &name, target_info: &info };
+    let challenge = Challenge {
+        flags: CHALLENGE_FLAGS,
+        nonce: NONCE,
+        target_name: &name,
+        target_info: &info,
+        bytes: b"",
+    };
     assert_eq!(challenge.timestamp(), Some(time));
     let mut out = Vec::new();
     let _ = authenticate(&challenge, &client(), &mut out);
     assert!(out.windows(8).any(|window| window == time));
     assert!(!out.windows(8).any(|window| window == client().time));
-    assert!(Authenticate::read(&out).unwrap().verify(&NONCE, CHALLENGE_FLAGS, &client().nt_hash).is_ok());
+    assert!(Authenticate::read(&out).unwrap().verify(&challenge, &client().nt_hash).is_ok());
 }
 
 #[test]
@@ -89,13 +94,72 @@ fn the_server_takes_the_right_password_only() {
     let bytes = BASE64_STANDARD.decode(AUTHENTICATE).unwrap();
     let answer = Authenticate::read(&bytes).unwrap();
     assert_eq!((&*answer.user, &*answer.domain, &*answer.workstation), ("pub00001", "LOADLAB", "LOADGEN"));
-    let verified = answer.verify(&NONCE, CHALLENGE_FLAGS, &nt_hash("Pl3nty-Of-Load")).unwrap();
+    let bytes = BASE64_STANDARD.decode(CHALLENGE).unwrap();
+    let challenge = Challenge::read(&bytes).unwrap();
+    let verified = answer.verify(&challenge, &nt_hash("Pl3nty-Of-Load")).unwrap();
     assert!(verified == keys());
     let wrong = [
-        answer.verify(&NONCE, CHALLENGE_FLAGS, &nt_hash("pl3nty-of-load")),
-        answer.verify(&[0; 8], CHALLENGE_FLAGS, &nt_hash("Pl3nty-Of-Load")),
+        answer.verify(&challenge, &nt_hash("pl3nty-of-load")),
+        answer.verify(&Challenge { nonce: [0; 8], ..challenge }, &nt_hash("Pl3nty-Of-Load")),
     ];
     assert_eq!(wrong, [Err(NtlmError::WrongResponse), Err(NtlmError::WrongResponse)]);
+}
+
+/// A challenge whose target info asks for a MIC.
+fn asking() -> Vec<u8> {
+    let (mut info, mut out) = (Vec::new(), Vec::new());
+    write_target_info("LOADLAB", "REFSRV", "loadlab.test", "ref.loadlab.test", None, true, &mut info);
+    let name = utf16("LOADLAB");
+    Challenge { flags: CHALLENGE_FLAGS, nonce: NONCE, target_name: &name, target_info: &info, bytes: b"" }
+        .write(&mut out);
+    out
+}
+
+#[test]
+fn a_mic_covers_both_messages() {
+    let bytes = asking();
+    let challenge = Challenge::read(&bytes).unwrap();
+    let mut out = Vec::new();
+    let keys = authenticate(&challenge, &client(), &mut out);
+    // By hand: HMAC-MD5 under the session key over both, the MIC itself as zeros.
+    let mut mac = <hmac::Hmac<md5::Md5> as hmac::KeyInit>::new_from_slice(&SESSION_KEY).unwrap();
+    for piece in [&bytes[..], &out[..72], &[0; 16], &out[88..]] {
+        hmac::Mac::update(&mut mac, piece);
+    }
+    assert_eq!(hex(&out[72..88]), hex(&hmac::Mac::finalize(mac).into_bytes()));
+    let password = client().nt_hash;
+    let answer = Authenticate::read(&out).unwrap();
+    assert!(answer.has_mic() && answer.verify(&challenge, &password).unwrap() == keys);
+    // One bit of it, of what it covers and no response does, or of the challenge.
+    for at in [72, 87, 64, 90] {
+        let mut changed = out.clone();
+        changed[at] ^= 1;
+        let answer = Authenticate::read(&changed).unwrap();
+        let expected = if at == 90 { NtlmError::WrongResponse } else { NtlmError::WrongMic };
+        assert_eq!(answer.verify(&challenge, &password), Err(expected), "{at}");
+    }
+    let mut other = bytes.clone();
+    other[48] ^= 1; // its version
+    let other = Challenge::read(&other).unwrap();
+    assert_eq!(answer.verify(&other, &password), Err(NtlmError::WrongMic));
+    assert_eq!(other.asks_for_mic(), challenge.asks_for_mic());
+}
+
+#[test]
+fn a_mic_that_was_asked_for_has_to_be_there_and_one_that_is_there_is_checked() {
+    let bytes = asking();
+    let challenge = Challenge::read(&bytes).unwrap();
+    let plain = BASE64_STANDARD.decode(CHALLENGE).unwrap();
+    let plain = Challenge::read(&plain).unwrap();
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let _ = authenticate(&challenge, &client(), &mut with);
+    let _ = authenticate(&plain, &client(), &mut without);
+    let answer = Authenticate::read(&without).unwrap();
+    assert!(!answer.has_mic() && answer.verify(&plain, &client().nt_hash).is_ok());
+    assert_eq!(answer.verify(&challenge, &client().nt_hash), Err(NtlmError::WrongMic));
+    // Nobody asked: it is announced all the same, and covers another challenge.
+    let answer = Authenticate::read(&with).unwrap();
+    assert_eq!(answer.verify(&plain, &client().nt_hash), Err(NtlmError::WrongMic));
 }
 
 #[test]

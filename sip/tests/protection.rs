@@ -105,7 +105,7 @@ fn without_protection_nothing_is_written_and_no_challenge_answered() {
 
 #[test]
 fn digest_goes_into_requests_only_and_never_drops_an_answer() {
-    let mut digest = Scheme::Digest(Digest::new(true, 1));
+    let mut digest = Scheme::Digest(Box::new(Digest::new(true, 1)));
     let (verdict, reading, request, answer) = converse(&mut digest);
     assert_eq!((verdict, reading), (Verdict::Answer, Reading::Refused));
     assert!(request.starts_with("Authorization: Digest username=\"u3\", realm=\"r\""), "{request}");

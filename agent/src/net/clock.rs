@@ -1,7 +1,8 @@
 //! The one monotonic clock of an agent, and what kernel stamps mean on it.
 
 use adsum_sip::Time;
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
 /// How long a sampled offset between the two clocks is used.
 const OFFSET_LIFE: u64 = 10_000_000;
@@ -18,6 +19,21 @@ fn read(clock: ClockId) -> u64 {
 #[must_use]
 pub fn now() -> Time {
     Time(read(ClockId::CLOCK_MONOTONIC))
+}
+
+/// Sleeps until an instant of [`now`]'s clock.
+pub fn sleep_until(at: Time) {
+    let request = TimeSpec::new((at.0 / 1_000_000_000) as i64, (at.0 % 1_000_000_000) as i64);
+    let flags = ClockNanosleepFlags::TIMER_ABSTIME;
+    // Signals are other threads' business; whoever is woken by one sleeps on.
+    while clock_nanosleep(ClockId::CLOCK_MONOTONIC, flags, &request) == Err(nix::errno::Errno::EINTR) {}
+}
+
+/// The kernel may let a thread oversleep by 50 us, to wake several at once; this one it shall not.
+pub fn sleep_exactly() {
+    if let Err(error) = nix::sys::prctl::set_timerslack(1) {
+        tracing::debug!(%error, "the timer slack stays as it is");
+    }
 }
 
 /// Now, in nanoseconds since 1970 UTC by this host's wall clock.

@@ -1,6 +1,7 @@
 //! Clock, timer and sockets of a shard: everything Linux-specific is here.
 
 pub mod allow;
+pub mod batch;
 pub mod clock;
 #[cfg(feature = "legacy-tls")]
 pub mod legacy;
@@ -92,7 +93,7 @@ impl<T: AsRawFd> Watched<T> {
 }
 
 /// Appends `host:port` as it stands in Via and Contact. IPv4 goes without the
-/// formatter: this is written into every message.
+/// formatter: over connections this is written for every message.
 pub fn write_address(address: std::net::SocketAddr, out: &mut Vec<u8>) {
     use std::io::Write as _;
     let std::net::SocketAddr::V4(v4) = address else {

@@ -7,7 +7,7 @@
 //! same address and port. The kernel prefers the connected socket for what the
 //! target sends and gives everything else to the twin.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -44,6 +44,8 @@ pub struct UdpPort {
     twin: Watched<Socket>,
     target: SocketAddr,
     local: SocketAddr,
+    /// As it stands in messages.
+    local_text: Vec<u8>,
     control: Vec<u8>,
     /// Last reading of each socket's drop counter.
     dropped: [u32; 2],
@@ -51,6 +53,10 @@ pub struct UdpPort {
     inodes: [u64; 2],
     lost: u64,
     granted: usize,
+    /// The segment length that the connected socket is set to; 0: none.
+    segment: usize,
+    /// The kernel and the way to the target take several datagrams in one call.
+    segments: bool,
 }
 
 impl UdpPort {
@@ -79,17 +85,22 @@ impl UdpPort {
         let twin = socket(domain, stamped)?;
         twin.bind(&local.into())?;
         let granted = connected.recv_buffer_size()?;
+        let mut local_text = Vec::new();
+        super::write_address(local, &mut local_text);
         let inodes = [inode(&connected)?, inode(&twin)?];
         Ok(UdpPort {
             connected: Watched::new(connected, watched)?,
             twin: Watched::new(twin, watched)?,
             target,
             local,
+            local_text,
             control: nix::cmsg_space!(nix::sys::time::TimeSpec, u32),
             dropped: [0; 2],
             inodes,
             lost: 0,
             granted,
+            segment: 0,
+            segments: true,
         })
     }
 
@@ -97,6 +108,12 @@ impl UdpPort {
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.local
+    }
+
+    /// The same as it stands in Via and Contact: it is written into every message.
+    #[must_use]
+    pub fn local_text(&self) -> &[u8] {
+        &self.local_text
     }
 
     /// Where it is connected to.
@@ -117,15 +134,58 @@ impl UdpPort {
     /// `WouldBlock` with a full buffer, `ConnectionRefused` after an ICMP
     /// message about an earlier datagram (this one was not sent).
     #[inline]
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.cut_at(0)?;
         self.connected.get_ref().send(bytes)
+    }
+
+    /// Sends several datagrams to the target in one call (udp(7), `UDP_SEGMENT`): all as long as the
+    /// first but for the last, which may be shorter.
+    ///
+    /// # Errors
+    /// As [`UdpPort::send`], for all of them; [`UdpPort::takes_segments`] says whether to try again.
+    pub fn send_segments(&mut self, datagrams: &[IoSlice<'_>]) -> io::Result<()> {
+        let segment = match datagrams {
+            [first, _, ..] => first.len(),
+            // What is not longer than a segment is not cut.
+            [only] if only.len() <= self.segment => self.segment,
+            _ => 0,
+        };
+        self.cut_at(segment)?;
+        let sent = self.connected.get_ref().send_vectored(datagrams);
+        if let Err(error) = &sent
+            && segment > 0
+            && !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused)
+        {
+            // A device without checksum offload (EIO), or a segment beyond the way's MTU (EINVAL).
+            self.segments = false;
+        }
+        sent.map(drop)
+    }
+
+    /// What is sent from now on is cut into datagrams of this length; 0: not at all.
+    #[inline]
+    fn cut_at(&mut self, segment: usize) -> io::Result<()> {
+        if segment != self.segment {
+            let set = setsockopt(self.connected.get_ref(), sockopt::UdpGsoSegment, &(segment as i32));
+            self.segments &= set.is_ok(); // a kernel before 4.18
+            set?;
+            self.segment = segment;
+        }
+        Ok(())
+    }
+
+    /// False once several datagrams in one call were refused; from then on each needs a call of its own.
+    #[must_use]
+    pub fn takes_segments(&self) -> bool {
+        self.segments
     }
 
     /// Sends to another address.
     ///
     /// # Errors
     /// As [`UdpPort::send`].
-    pub fn send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+    pub fn send_to(&mut self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
         if to == self.target {
             return self.send(bytes);
         }

@@ -25,6 +25,8 @@ use crate::net::udp::UdpPort;
 use crate::recorder::Recorder;
 use crate::trace::Trace;
 
+use super::datagrams::Departures;
+
 /// A connection of a flow, in whatever state.
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -78,6 +80,8 @@ pub(super) struct ShardIo {
     pub transport: Transport,
     /// For UDP: a port for each target; the flow is its number.
     pub udp: Vec<UdpPort>,
+    /// For UDP with a quantum: what waits to leave.
+    pub departures: Option<Departures>,
     /// For streams: by flow.
     pub lines: Vec<Line>,
     /// Users share the lines.
@@ -118,40 +122,6 @@ impl ShardIo {
 
     fn line(&mut self, flow: Flow) -> Option<&mut Line> {
         self.lines.get_mut(flow as usize)
-    }
-
-    /// The local address of a flow.
-    fn local(&self, flow: Flow) -> Option<SocketAddr> {
-        match self.udp.get(flow as usize) {
-            Some(udp) => Some(udp.local()),
-            None => self.lines.get(flow as usize)?.connection.as_deref().map(Connection::local),
-        }
-    }
-
-    fn send_udp(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
-        let at = clock::now();
-        self.now = at;
-        let Some(udp) = self.udp.get(flow as usize) else { return Sent::Gone(at) };
-        let send = || match hop {
-            Hop::Target => udp.send(bytes),
-            Hop::Address(to) => udp.send_to(bytes, to),
-            Hop::Blocked(_) => Err(std::io::ErrorKind::PermissionDenied.into()),
-        };
-        let mut result = send();
-        if result.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
-            // The kernel reports the refusal of an earlier datagram and sends nothing: once more.
-            self.refused += 1;
-            self.recorder.name(at, self.stage, "icmp_refused", "", 1);
-            result = send();
-            let target = udp.target();
-            self.refused_flows |= 1 << flow.min(63);
-            self.target_failed(at, target, Trouble::Transport);
-        }
-        match result {
-            Ok(_) => Sent::At(at),
-            // Full, or refused again: for a datagram that is a loss, and timer E mends it.
-            Err(_) => Sent::Blocked(at),
-        }
     }
 
     /// Appends to what leaves together; what waits for another flow leaves first.
@@ -290,7 +260,7 @@ impl ShardIo {
     fn send_stream(&mut self, flow: Flow, bytes: &[u8]) -> Sent {
         let enqueued = self.enqueue(flow, bytes);
         if self.shared && enqueued {
-            return Sent::Queued(self.now);
+            return Sent::Queued(self.now, 0);
         }
         match self.flush_outbox() {
             Some((at, Written::Whole)) if enqueued => Sent::At(at),
@@ -362,9 +332,12 @@ impl Host for ShardIo {
         }
     }
 
-    fn send(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
-        let sent =
-            if self.is_udp() { self.send_udp(flow, hop, bytes) } else { self.send_stream(flow, bytes) };
+    fn send(&mut self, user: u32, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
+        let sent = if self.is_udp() {
+            self.send_datagram(flow, hop, Some(user), bytes)
+        } else {
+            self.send_stream(flow, bytes)
+        };
         if self.trace.is_some() {
             self.trace(true, self.peer_of(flow, hop), bytes);
         }
@@ -374,22 +347,28 @@ impl Host for ShardIo {
     fn reply(&mut self, flow: Flow, origin: Origin, bytes: &[u8]) -> Sent {
         let hop = if origin.foreign { Hop::Address(origin.from) } else { Hop::Target };
         if self.is_udp() {
-            return self.send(flow, hop, bytes);
+            let sent = self.send_datagram(flow, hop, None, bytes);
+            if self.trace.is_some() {
+                self.trace(true, self.peer_of(flow, hop), bytes);
+            }
+            return sent;
         }
         // What follows from the request that is answered leaves with the answer.
         let enqueued = self.enqueue(flow, bytes);
         if self.trace.is_some() {
             self.trace(true, self.peer_of(flow, hop), bytes);
         }
-        if enqueued { Sent::Queued(self.now) } else { Sent::Gone(self.now) }
+        if enqueued { Sent::Queued(self.now, 0) } else { Sent::Gone(self.now) }
     }
 
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>) {
         if let Some(advertise) = &self.advertise {
             return out.extend_from_slice(advertise.as_bytes());
         }
-        if let Some(local) = self.local(flow) {
-            crate::net::write_address(local, out);
+        if let Some(udp) = self.udp.get(flow as usize) {
+            out.extend_from_slice(udp.local_text());
+        } else if let Some(connection) = self.lines.get(flow as usize).and_then(|l| l.connection.as_deref()) {
+            crate::net::write_address(connection.local(), out);
         }
     }
 

@@ -281,9 +281,13 @@ impl Core {
 
     /// Writes what waits to leave together, and tells the population when it did.
     pub(super) fn flush(&mut self) {
+        if let Some(times) = self.io.departed() {
+            self.population.flushed(&times, &mut self.io);
+            return self.io.told(times);
+        }
         let flow = self.io.outbox_flow();
         let Some((at, written)) = self.io.flush_outbox() else { return };
-        self.population.flushed(at, &mut self.io);
+        self.population.flushed(&[at], &mut self.io);
         match written {
             Written::Whole => {}
             Written::Blocked => self.io.recorder.count(at, self.io.stage, Counter::WriteBlocked, 1),

@@ -5,6 +5,7 @@
 //! loop. The stages of a run are in [`stages`], what the population may do to
 //! the world in [`io`], the life of connections in [`lines`].
 
+mod datagrams;
 mod io;
 mod lines;
 mod names;
@@ -22,7 +23,7 @@ use adsum_presence::host::{Counter, Flow, Origin, Stage};
 use adsum_presence::population::{Config, Kind, Population, Transport};
 use adsum_presence::simple::MessageError;
 use adsum_sip::locate::{Failover, Failure as Trouble};
-use adsum_sip::oracle::{Opinion, Sampler};
+use adsum_sip::oracle::{Look, Opinion, Sampler};
 use adsum_sip::{Message, Scanner, Time};
 
 use crate::ceiling::Ceiling;
@@ -322,6 +323,8 @@ impl Core {
             stage: Stage::WARMUP,
             now,
             transport,
+            // Without a quantum every datagram leaves at its own instant.
+            departures: (!udp.is_empty() && plan.quantum_ns > 0).then(datagrams::Departures::default),
             udp,
             lines: (0..lines).map(|_| io::Line::default()).collect(),
             shared: plan.shared_connections,
@@ -342,6 +345,8 @@ impl Core {
             refused_flows: 0,
             accounts,
         };
+        // Held users do not take turns.
+        let resting = if held { 0 } else { population.pairs() };
         let mut core = Core {
             io,
             scanner: Scanner::new(),
@@ -354,9 +359,9 @@ impl Core {
             state: stages::State::Begin,
             last_hold: None,
             waiting: VecDeque::new(),
-            rested: (0..population.pairs()).map(|pair| (pair, 0)).collect(),
-            rests: vec![0; population.pairs() as usize],
-            rested_since: vec![Time(0); population.pairs() as usize],
+            rested: (0..resting).map(|pair| (pair, 0)).collect(),
+            rests: vec![0; resting as usize],
+            rested_since: vec![Time(0); resting as usize],
             plan: stages::Rules {
                 kind: plan.config.kind,
                 deadline: plan.config.deadline,
@@ -502,6 +507,11 @@ impl Core {
     fn datagrams_of(&mut self, flow: usize, limit: usize, buffer: &mut [u8]) -> bool {
         for _ in 0..limit {
             let now = self.look();
+            // The schedule does not wait for a queue of datagrams.
+            self.arrivals(now);
+            if self.io.has_departed() {
+                self.flush(); // before an answer to it is read
+            }
             match self.io.udp[flow].receive(buffer, &mut self.stamps, now) {
                 Ok(Some(received)) => {
                     let origin = Origin { from: received.from, foreign: received.foreign };
@@ -511,8 +521,6 @@ impl Core {
                     }
                     let stamp = received.stamp.unwrap_or(now);
                     self.message(now, stamp, flow as Flow, origin, &buffer[..received.len]);
-                    // The schedule does not wait for a queue of datagrams.
-                    self.arrivals(clock::now());
                 }
                 Ok(None) => return false,
                 Err(_) => {
@@ -554,8 +562,10 @@ impl Core {
                     self.server =
                         header.map_or_else(|| "unnamed".into(), |s| String::from_utf8_lossy(s).into());
                 }
-                if self.plan.second_opinion && self.sampler.wants(&message) {
-                    second_opinion(&mut self.io, now, bytes, &message);
+                if self.plan.second_opinion
+                    && let Some(look) = self.sampler.wants(&message)
+                {
+                    second_opinion(&mut self.io, now, bytes, &message, look);
                 }
                 self.population.on_message(now, stamp, flow, origin, &message, &mut self.io);
             }
@@ -634,8 +644,8 @@ impl Core {
 
 /// Lets rsip read a message, too. It decides nothing; where the two differ, one
 /// of them is wrong, and whoever reads the results should know.
-fn second_opinion(io: &mut io::ShardIo, now: Time, bytes: &[u8], message: &Message<'_>) {
-    let label = match adsum_sip::oracle::second_opinion(bytes, message) {
+fn second_opinion(io: &mut io::ShardIo, now: Time, bytes: &[u8], message: &Message<'_>, look: Look) {
+    let label = match adsum_sip::oracle::second_opinion(bytes, message, look) {
         Opinion::Agree => "agree",
         Opinion::NotUnderstood { field, why } => {
             tracing::debug!(?field, why, "rsip does not understand a message");

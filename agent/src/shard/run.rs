@@ -1,4 +1,5 @@
-//! The loop of a shard: one thread, one current-thread runtime, one timer.
+//! The loop of a shard: one thread, one current-thread runtime, one timer; with a quantum only the
+//! thread.
 
 use std::collections::VecDeque;
 use std::thread::JoinHandle;
@@ -6,6 +7,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 use super::{Command, Core, Event, ShardError, ShardPlan, io};
+use crate::net::clock;
 use crate::net::timer::Timer;
 
 /// Events that may wait for the engine. It takes them at once; a shard makes
@@ -86,25 +88,14 @@ async fn run(
     mut commands: mpsc::Receiver<Command>,
     (index, events): (usize, mpsc::Sender<(usize, Event)>),
 ) {
-    let mut unsent: VecDeque<Event> = VecDeque::new();
+    let mut reports = Reports { index, events, unsent: VecDeque::new() };
+    if core.has_quantum() {
+        return tick(core, commands, reports);
+    }
     let mut open = true;
-    // With a quantum the timer alone wakes the loop: what has come meanwhile is read then, many
-    // messages at a time. The kernel's stamps keep the latencies exact.
-    let watching = !core.has_quantum();
     loop {
-        unsent.extend(core.events.drain(..));
-        while let Some(event) = unsent.pop_front() {
-            let last = matches!(event, Event::Done { .. });
-            match events.try_send((index, event)) {
-                Ok(()) if last => return,
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full((_, event))) => {
-                    unsent.push_front(event);
-                    break;
-                }
-                // Nobody listens any more: there is no one to work for.
-                Err(mpsc::error::TrySendError::Closed(_)) => return,
-            }
+        if reports.hand_over(&mut core) {
+            return;
         }
         let wake = core.next_turn();
         if timer.arm(wake).is_err() {
@@ -114,19 +105,8 @@ async fn run(
         tokio::select! {
             biased;
             command = commands.recv(), if open => {
-                let now = core.look();
-                match command {
-                    Some(Command::Start(at)) => core.start_at(at),
-                    Some(Command::Drain) => core.drain(now),
-                    Some(Command::Abort) => core.abort(now),
-                    Some(Command::Leave) => core.leave(now),
-                    Some(Command::LeaveNow) => core.leave_now(now),
-                    None => {
-                        // The engine is gone: load never runs unattended.
-                        open = false;
-                        core.drain(now);
-                    }
-                }
+                open = command.is_some();
+                core.obey(command);
                 core.turn();
             }
             fired = timer.fired() => {
@@ -137,7 +117,7 @@ async fn run(
                 core.receive(BATCH);
                 core.turn();
             }
-            ready = std::future::poll_fn(|context| core.poll_readable(context)), if watching => {
+            ready = std::future::poll_fn(|context| core.poll_readable(context)) => {
                 if ready.is_err() {
                     return;
                 }
@@ -145,6 +125,77 @@ async fn run(
                 core.turn();
             }
         }
+    }
+}
+
+/// With a quantum the clock alone wakes the loop: what has come meanwhile is read then, many messages
+/// at a time, and the kernel's stamps keep the latencies exact. Nothing else lives on the thread, so
+/// that it may sleep in one system call.
+fn tick(mut core: Core, mut commands: mpsc::Receiver<Command>, mut reports: Reports) {
+    clock::sleep_exactly();
+    let mut open = true;
+    loop {
+        if reports.hand_over(&mut core) {
+            return;
+        }
+        let wake = core.next_turn();
+        core.sleeps_until(wake);
+        clock::sleep_until(wake);
+        while open {
+            match commands.try_recv() {
+                Ok(command) => core.obey(Some(command)),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    open = false;
+                    core.obey(None);
+                }
+            }
+        }
+        core.turn();
+        core.receive(BATCH);
+        core.turn();
+    }
+}
+
+impl Core {
+    /// Does as it is told. `None`: the engine is gone, and load never runs unattended.
+    fn obey(&mut self, command: Option<Command>) {
+        let now = self.look();
+        match command {
+            Some(Command::Start(at)) => self.start_at(at),
+            Some(Command::Abort) => self.abort(now),
+            Some(Command::Leave) => self.leave(now),
+            Some(Command::LeaveNow) => self.leave_now(now),
+            Some(Command::Drain) | None => self.drain(now),
+        }
+    }
+}
+
+/// What is told to the engine.
+struct Reports {
+    index: usize,
+    events: mpsc::Sender<(usize, Event)>,
+    /// What it had no room for.
+    unsent: VecDeque<Event>,
+}
+
+impl Reports {
+    /// Hands over what there is. `true` if it is over: all is told, or nobody listens any more.
+    fn hand_over(&mut self, core: &mut Core) -> bool {
+        self.unsent.extend(core.events.drain(..));
+        while let Some(event) = self.unsent.pop_front() {
+            let last = matches!(event, Event::Done { .. });
+            match self.events.try_send((self.index, event)) {
+                Ok(()) if last => return true,
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full((_, event))) => {
+                    self.unsent.push_front(event);
+                    break;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return true,
+            }
+        }
+        false
     }
 }
 

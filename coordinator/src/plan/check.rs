@@ -35,6 +35,9 @@ const SHARED_STREAMS_PER_SHARD: u64 = 4;
 const USER_BYTES: u64 = 512;
 /// Bytes of a dialog more, its timer and its place in the contact graph included.
 const DIALOG_BYTES: u64 = 192;
+/// Bytes that a user of the dialect `lync` has more: its endpoint with GRUU and versions, its security
+/// association, and the dialog that carries its contact list.
+const LYNC_BYTES: u64 = 640;
 /// Bytes of a connection, the kernel's part included.
 const TCP_BYTES: u64 = 5_700;
 const TLS_BYTES: u64 = 9_800;
@@ -315,9 +318,10 @@ fn memory(scenario: &Scenario, population: &Population, agents: u64) -> u64 {
         Transport::Tls => TLS_BYTES,
         _ => TCP_BYTES,
     };
+    let dialect = if scenario.dialect == Dialect::Lync { LYNC_BYTES } else { 0 };
     agents
         .saturating_mul(AGENT_BYTES)
-        .saturating_add(users.saturating_mul(USER_BYTES + connection))
+        .saturating_add(users.saturating_mul(USER_BYTES + dialect + connection))
         .saturating_add(dialogs.saturating_mul(DIALOG_BYTES))
 }
 

@@ -108,6 +108,8 @@ pub struct Stats {
     pub not_sent: u64,
     /// Connections that were refused because there are too many.
     pub connections_refused: u64,
+    /// Times that no connection could be taken, as when no file descriptor is left; tried again after 10 ms.
+    pub accept_errors: u64,
     /// Connections that were closed because their peer does not read.
     pub connections_stuck: u64,
     /// Times that everything was frozen on purpose.
@@ -118,6 +120,8 @@ pub struct Stats {
     pub associations: u64,
     /// `lync`: security associations and unfinished handshakes now.
     pub associations_now: u64,
+    /// `lync`: security associations that made room for others: too many, or too many of one connection.
+    pub associations_evicted: u64,
     /// `lync`: requests that were challenged because they carried no proof.
     pub challenged: u64,
     /// `lync`: wrong passwords, unknown accounts, broken tokens.
@@ -164,6 +168,7 @@ impl Stats {
         self.watches += lync.watches;
         self.associations += lync.associations;
         self.associations_now += lync.associations_now;
+        self.associations_evicted += lync.associations_evicted;
         self.challenged += lync.challenged;
         self.wrong_credentials += lync.wrong_credentials;
         self.bad_signatures += lync.bad_signatures;
@@ -200,9 +205,11 @@ impl fmt::Display for Stats {
             ("reordered", self.reordered),
             ("not sent", self.not_sent),
             ("connections refused", self.connections_refused),
+            ("accept errors", self.accept_errors),
             ("connections stuck", self.connections_stuck),
             ("stalls", self.stalls),
             ("associations", self.associations),
+            ("associations evicted", self.associations_evicted),
             ("challenged", self.challenged),
             ("wrong credentials", self.wrong_credentials),
             ("bad signatures", self.bad_signatures),

@@ -86,6 +86,21 @@ pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// Appends a header line.
+pub(super) fn put_line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The same with a number.
+pub(super) fn put_number_line(name: &[u8], number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    write_number(number, out);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends `user000001`.
 pub(super) fn write_user(number: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(b"user");

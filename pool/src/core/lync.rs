@@ -24,21 +24,24 @@ mod register;
 mod render;
 mod tell;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use adsum_presence::slab::{NONE, Slab};
-use adsum_presence::wheel::{TimerId, Wheel};
 use adsum_sip::ids::mix;
-use adsum_sip::time::{SECOND, Time};
+use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, value};
 
-use crate::config::{Chance, PoolConfig};
+use crate::config::PoolConfig;
 
 use super::counts::{Stats, Table, row};
-use super::ids::{Tags, write_number, write_user};
-use super::{Out, Peer, account_number};
+use super::ids::{Tags, put_line, put_number_line, write_user};
+use super::knobs::Knobs;
+use super::list::List;
+use super::pieces::Pieces;
+use super::timers::Timers;
+use super::users::{Alarm, Users};
+use super::{Out, Peer, account_number, is_kind, user_of};
 
 use batch::Watch;
 use category::{Aggregate, Instance};
@@ -58,7 +61,7 @@ const ALLOW_EVENTS: &[u8] = b"vnd-microsoft-provisioning-v2,vnd-microsoft-roamin
     presence,vnd-microsoft-roaming-self";
 
 /// What is known of one account.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct User {
     endpoints: Vec<u32>,
     instances: Vec<Instance>,
@@ -66,28 +69,10 @@ struct User {
     /// `None` while they are those that everybody begins with.
     containers: Option<Vec<Container>>,
     contacts: Option<Box<Contacts>>,
-    /// Ends of the list of watches of this user, in the order of their coming.
-    first_watch: u32,
-    last_watch: u32,
-    /// Fires when the first instance ends, or earlier.
-    timer: TimerId,
-    timer_at: Time,
-}
-
-impl Default for User {
-    fn default() -> Self {
-        User {
-            endpoints: Vec::new(),
-            instances: Vec::new(),
-            aggregate: Aggregate::default(),
-            containers: None,
-            contacts: None,
-            first_watch: NONE,
-            last_watch: NONE,
-            timer: TimerId::NONE,
-            timer_at: Time::NEVER,
-        }
-    }
+    /// Watches of this user.
+    watchers: List,
+    /// Of instances.
+    alarm: Alarm,
 }
 
 /// What a timer is for.
@@ -132,11 +117,13 @@ struct Reply {
     tag: Tag,
     /// The `Expires` header, which is signed.
     expires: Option<u32>,
+    /// It stands for a notification, as `ms-piggyback-cseq` says.
+    is_notification: bool,
 }
 
 impl Reply {
     fn new(code: u16) -> Self {
-        Reply { code, at: Time(0), tag: Tag::Own, expires: None }
+        Reply { code, at: Time(0), tag: Tag::Own, expires: None, is_notification: false }
     }
 }
 
@@ -145,20 +132,14 @@ impl Reply {
 pub(super) struct Lync {
     config: PoolConfig,
     gate: Gate,
-    chance: Chance,
+    knobs: Knobs,
     clock: Clock,
-    users: Vec<User>,
+    users: Users<User>,
     endpoints: Slab<Endpoint>,
     dialogs: Slab<Dialog>,
     watches: Slab<Watch>,
     streams: HashMap<u64, Stream>,
-    timers: Wheel<Due>,
-    /// First tick of `timers`.
-    origin: Time,
-    /// With `hold_notify`: merged notifications, by slot and generation of the watch.
-    merged: BinaryHeap<Reverse<(Time, u32, u32)>>,
-    /// With `capacity`: when the one server is free again.
-    busy: Time,
+    timers: Timers<Due>,
     /// Publications that the 409s on purpose are counted by.
     publications: u64,
     /// Bytes of all that is published.
@@ -183,17 +164,14 @@ impl Lync {
         let text = local.to_string().into_bytes();
         Lync {
             gate: Gate::new(config),
-            chance: Chance::new(config.seed ^ 0x17c5),
+            knobs: Knobs::new(config, 0x17c5),
             clock: Clock::default(),
-            users: Vec::new(),
+            users: Users::default(),
             endpoints: Slab::default(),
             dialogs: Slab::default(),
             watches: Slab::default(),
             streams: HashMap::new(),
-            timers: Wheel::new(Time(0)),
-            origin: Time(0),
-            merged: BinaryHeap::new(),
-            busy: Time(0),
+            timers: Timers::default(),
             publications: 0,
             document_bytes: 0,
             dialog_tags: Tags(mix(config.seed ^ 0x11a6)),
@@ -236,7 +214,9 @@ impl Lync {
             watches: self.watches.len() as u64,
             publications: self.stats.publications,
             document_bytes: self.document_bytes as u64,
+            associations: self.gate.made(),
             associations_now: self.gate.associations() as u64,
+            associations_evicted: self.gate.evicted(),
             ..self.stats.clone()
         }
     }
@@ -258,15 +238,6 @@ impl Lync {
         self.spare.pop().unwrap_or_else(|| Vec::with_capacity(2048))
     }
 
-    /// The wheel counts milliseconds in 32 bits: it starts with the first
-    /// message, and anew whenever nothing is left after an hour.
-    fn start(&mut self, now: Time) {
-        if self.timers.is_empty() && now.since(self.origin) > 3_600 * SECOND {
-            self.timers = Wheel::new(now);
-            self.origin = now;
-        }
-    }
-
     /// Takes a request. Nothing comes twice over a connection, so there are no
     /// server transactions: a Via without a branch (RFC 2543) is as good as one with.
     pub(super) fn request(
@@ -278,7 +249,7 @@ impl Lync {
         message: &Message<'_>,
         out: &mut Vec<Out>,
     ) {
-        self.start(now);
+        self.timers.start(now);
         // BENOTIFY is never answered; and without a Via there is no way back.
         if matches!(method, b"ACK" | b"BENOTIFY") {
             return;
@@ -291,12 +262,23 @@ impl Lync {
         self.body.clear();
         let first = out.len();
         let (mut reply, association) = self.answer(now, peer, method, uri, message, out);
-        let delay = self.config.answer_delay.map_or(0, |delay| delay.draw(&mut self.chance));
-        reply.at = reply.at.max(now) + delay;
+        reply.at = reply.at.max(now) + self.knobs.answer_delay();
+        self.follow(reply);
         let bytes = self.rendered(reply, association, message, peer);
         self.sent.count(row(method), reply.code);
         // The answer first, then the notifications that it causes.
         out.insert(first, Out { peer, bytes, at: reply.at, notify: false });
+    }
+
+    /// A 200 that is a notification itself, and leaves late: the next ones of its dialog wait for it.
+    fn follow(&mut self, reply: Reply) {
+        if let Tag::Dialog(slot, generation) = reply.tag
+            && reply.is_notification
+            && self.dialogs.generation(slot) == generation
+            && let Some(dialog) = self.dialogs.get_mut(slot)
+        {
+            dialog.last_notify = dialog.last_notify.max(reply.at);
+        }
     }
 
     fn answer(
@@ -331,10 +313,18 @@ impl Lync {
             self.line(b"Contact", contact.as_bytes());
             return (Reply::new(301), None);
         }
+        let made = self.gate.made();
         let association = match self.admit(now, peer, sender, message) {
             Ok(association) => association,
             Err(refused) => return refused,
         };
+        // Any request may renew an association: what its endpoint is told is signed under it from now on.
+        if self.gate.made() > made
+            && let Some(slot) = self.sender(sender, peer, message)
+            && let Some(endpoint) = self.endpoints.get_mut(slot).filter(|e| e.peer == peer)
+        {
+            endpoint.association = association;
+        }
         if let Err(reply) = self.acceptable(method, message) {
             return (reply, association);
         }
@@ -387,28 +377,13 @@ impl Lync {
         if extensions {
             return Err(Reply::new(420));
         }
-        for at in 0..self.config.reject.len() {
-            let reject = &self.config.reject[at];
-            if reject.method.as_bytes() == method && self.chance.hit(reject.share) {
-                return Err(Reply::new(reject.code));
-            }
-        }
-        Ok(())
+        self.knobs.rejection(method).map_or(Ok(()), |code| Err(Reply::new(code)))
     }
 
-    /// The number of a user of ours; the domain has to be ours, too.
+    /// The number of a user of ours, in any case; the domain has to be ours, too.
     fn account(&self, uri: &[u8]) -> Option<u32> {
-        let uri = value::sip_uri(uri)?;
-        let ours = uri.host.eq_ignore_ascii_case(self.config.domain.as_bytes());
-        ours.then(|| account_number(&uri.user.to_ascii_lowercase(), self.config.users)).flatten()
-    }
-
-    fn user(&mut self, number: u32) -> &mut User {
-        let at = number as usize - 1;
-        if at >= self.users.len() {
-            self.users.resize_with(at + 1, User::default);
-        }
-        &mut self.users[at]
+        let user = user_of(uri, &self.config.domain)?;
+        account_number(&user.to_ascii_lowercase(), self.config.users)
     }
 
     /// Appends `sip:user000001@domain`.
@@ -421,17 +396,12 @@ impl Lync {
 
     /// A line of the answer that is being made.
     fn line(&mut self, name: &[u8], value: &[u8]) {
-        for part in [name, b": ", value, b"\r\n"] {
-            self.lines.extend_from_slice(part);
-        }
+        put_line(name, value, &mut self.lines);
     }
 
     /// The same with a number.
     fn number_line(&mut self, name: &[u8], number: u64) {
-        self.lines.extend_from_slice(name);
-        self.lines.extend_from_slice(b": ");
-        write_number(number, &mut self.lines);
-        self.lines.extend_from_slice(b"\r\n");
+        put_number_line(name, number, &mut self.lines);
     }
 
     /// An answer with its reason ([MS-OCER] §2.2.1.1): `ms-diagnostics`.
@@ -447,6 +417,9 @@ impl Lync {
         self.stats.refused += 1;
         self.lines.clear();
         self.body.clear();
+        if code == 503 {
+            self.line(b"Retry-After", b"60");
+        }
         self.refusal(code, id, reason)
     }
 
@@ -461,23 +434,19 @@ impl Lync {
 
     /// Something of this user ends at this instant.
     fn arm_user(&mut self, user: u32, at: Time) {
-        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
-        if at != Time::NEVER && (!held.timer.is_set() || at < held.timer_at) {
-            self.timers.cancel(&mut held.timer);
-            held.timer = self.timers.insert(at, Due::User(user));
-            held.timer_at = at;
+        if let Some(held) = self.users.get_mut(user) {
+            held.alarm.arm(at, Due::User(user), &mut self.timers);
         }
     }
 
     /// When [`Lync::expire`] wants to be called.
     pub(super) fn next_timer(&self) -> Time {
-        let merged = self.merged.peek().map_or(Time::NEVER, |Reverse((at, ..))| *at);
-        self.timers.next().min(merged)
+        self.timers.next()
     }
 
     /// What time brings.
     pub(super) fn expire(&mut self, now: Time, out: &mut Vec<Out>) {
-        self.start(now);
+        self.timers.start(now);
         while let Some(due) = self.timers.pop(now) {
             match due {
                 Due::Endpoint(slot) => self.endpoint_expired(now, slot, out),
@@ -486,9 +455,7 @@ impl Lync {
                 Due::User(user) => self.instances_expired(now, user, out),
             }
         }
-        while let Some(Reverse((_, slot, generation))) = self.merged.peek().copied().filter(|m| m.0.0 <= now)
-        {
-            self.merged.pop();
+        while let Some((slot, generation)) = self.timers.pop_merged(now) {
             self.merge(now, slot, generation, out);
         }
     }
@@ -496,7 +463,7 @@ impl Lync {
     /// A connection is gone, and with it the endpoints that were reached by it.
     pub(super) fn disconnected(&mut self, now: Time, peer: Peer, out: &mut Vec<Out>) {
         let Peer::Stream(number, ..) = peer else { return };
-        self.start(now);
+        self.timers.start(now);
         self.gate.disconnected(number);
         let Some(stream) = self.streams.remove(&number) else { return };
         for slot in stream.endpoints {
@@ -512,43 +479,4 @@ const ALLOW: &[u8] = b"REGISTER, SUBSCRIBE, SERVICE, OPTIONS, ACK";
 /// whichever of its lines.
 fn has_word(message: &Message<'_>, header: HeaderId, word: &[u8]) -> bool {
     message.headers(header).flat_map(value::list).any(|element| element.eq_ignore_ascii_case(word))
-}
-
-/// The first word of a header value, any case, parameters left aside.
-fn is_kind(value: &[u8], wanted: &[u8]) -> bool {
-    value.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(wanted)
-}
-
-/// Several texts in one allocation.
-#[derive(Debug, Clone)]
-struct Pieces<const N: usize> {
-    text: Box<[u8]>,
-    ends: [u16; N],
-}
-
-impl<const N: usize> Default for Pieces<N> {
-    fn default() -> Self {
-        Pieces { text: Box::default(), ends: [0; N] }
-    }
-}
-
-impl<const N: usize> Pieces<N> {
-    /// `None` if they are longer than anybody needs: an attack on memory.
-    fn new(pieces: [&[u8]; N]) -> Option<Self> {
-        const MOST: usize = 8 * 1024;
-        let text = pieces.concat();
-        (text.len() <= MOST).then_some(())?;
-        let mut ends = [0; N];
-        let mut end = 0;
-        for (at, piece) in ends.iter_mut().zip(pieces) {
-            end += piece.len() as u16;
-            *at = end;
-        }
-        Some(Pieces { text: text.into(), ends })
-    }
-
-    fn get(&self, at: usize) -> &[u8] {
-        let begin = if at == 0 { 0 } else { usize::from(self.ends[at - 1]) };
-        &self.text[begin..usize::from(self.ends[at])]
-    }
 }

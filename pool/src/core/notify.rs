@@ -9,7 +9,6 @@ use super::counts::NOTIFY;
 use super::ids::{read_branch, write_branch, write_number};
 use super::subscribe::Piece;
 use super::{Core, Due, Out, PIDF, Peer};
-use std::cmp::Reverse;
 
 /// NOTIFYs that wait for their answer: 31,000 a second that nobody answers for
 /// 64·T1, at one kilobyte each. Beyond, they are sent once and counted.
@@ -167,7 +166,7 @@ impl Core {
         let generation = self.subscriptions.generation(slot);
         if let Some(s) = self.subscriptions.get_mut(slot).filter(|s| !s.held) {
             s.held = true;
-            self.merged.push(Reverse((at, slot, generation)));
+            self.timers.hold(at, slot, generation);
         }
     }
 

@@ -6,7 +6,8 @@ use adsum_sip::{HeaderId, Message, value};
 
 use super::document::{self, Document};
 use super::ids::{read_etag, write_etag};
-use super::{Core, Out, PIDF, Reply};
+use super::knobs::Telling;
+use super::{Core, Out, PIDF, Reply, is_kind};
 
 /// Publications of one user: more devices than anybody carries.
 const MAX_PUBLICATIONS: usize = 16;
@@ -49,7 +50,7 @@ impl Core {
             Err(reply) => return reply,
         };
         let body = message.body();
-        if !body.is_empty() && !media_type(message.header(HeaderId::ContentType).unwrap_or(b""), PIDF) {
+        if !body.is_empty() && !is_kind(message.header(HeaderId::ContentType).unwrap_or(b""), PIDF) {
             self.line(b"Accept", PIDF);
             return Reply::new(415);
         }
@@ -61,17 +62,12 @@ impl Core {
             return Reply::new(400);
         }
         let bytes = document.as_ref().map_or(0, Document::len);
-        let full = known.is_none() && self.user(user).publications.len() >= MAX_PUBLICATIONS;
+        let full = known.is_none() && self.users.entry(user).publications.len() >= MAX_PUBLICATIONS;
         if full || self.document_bytes + bytes > MAX_DOCUMENT_BYTES {
             return self.refuse(if full { 403 } else { 503 });
         }
         let changed = self.store(now, user, known, granted, document);
-        let mut ready = now;
-        if let Some(rate) = self.config.capacity {
-            // One server with a fixed service time: a queue with a known knee.
-            self.busy = self.busy.max(now) + (1e9 / rate.max(0.001)) as u64;
-            ready = self.busy;
-        }
+        let ready = self.knobs.worked_off(now);
         if changed {
             self.tell_watchers(now, ready, user, out);
         }
@@ -85,7 +81,7 @@ impl Core {
     /// Where among a user's publications the one with this tag is.
     fn published(&self, now: Time, user: u32, etag: &[u8]) -> Option<usize> {
         let number = read_etag(etag)?;
-        let held = self.users.get(user as usize - 1)?;
+        let held = self.users.get(user)?;
         held.publications.iter().position(|p| p.etag == number && p.expires > now)
     }
 
@@ -102,7 +98,7 @@ impl Core {
         let etag = self.etag;
         let expires = now + u64::from(granted) * SECOND;
         let bytes = document.as_ref().map_or(0, Document::len);
-        let held = &mut self.user(user).publications;
+        let held = &mut self.users.entry(user).publications;
         let mut freed = 0;
         let changed = match (known, document) {
             (None, None) => false,
@@ -136,23 +132,18 @@ impl Core {
     }
 
     pub(super) fn tell_watchers(&mut self, now: Time, ready: Time, user: u32, out: &mut Vec<Out>) {
-        let mut slot = self.users.get(user as usize - 1).map_or(NONE, |u| u.first_watcher);
+        let mut slot = self.users.get(user).map_or(NONE, |u| u.watchers.first());
         if slot == NONE {
             return;
         }
         self.compose(now, user);
         while slot != NONE {
             let watcher = slot;
-            slot = self.subscriptions[slot].next_watcher;
-            if self.chance.hit(self.config.lose_notify) {
-                self.stats.lost_notifies += 1;
-                continue;
-            }
-            let delay = self.config.notify_delay.map_or(0, |delay| delay.draw(&mut self.chance));
-            let at = ready.max(now + delay);
-            match self.config.hold_notify {
-                Some(hold) => self.hold(at + hold.as_nanos() as u64, watcher),
-                None => self.notify(now, at, watcher, true, out),
+            slot = self.subscriptions[slot].watches.next();
+            match self.knobs.telling(now, ready) {
+                Telling::Never => self.stats.lost_notifies += 1,
+                Telling::At(at) => self.notify(now, at, watcher, true, out),
+                Telling::HeldUntil(at) => self.hold(at, watcher),
             }
         }
     }
@@ -160,19 +151,14 @@ impl Core {
     /// Writes the composed document of a user into `body`.
     pub(super) fn compose(&mut self, now: Time, user: u32) {
         self.body.clear();
-        let held = self.users.get(user as usize - 1).map(|u| u.publications.as_slice()).unwrap_or_default();
+        let held = self.users.get(user).map(|u| u.publications.as_slice()).unwrap_or_default();
         let live = held.iter().rev().filter(|p| p.expires > now).map(|p| &p.document);
         document::compose(user, &self.config.domain, live, &mut self.body);
     }
 }
 
 pub(super) fn is_presence(message: &Message<'_>) -> bool {
-    media_type(message.header(HeaderId::Event).unwrap_or(b""), b"presence")
-}
-
-/// The first word of a header value, any case, parameters left aside.
-fn media_type(value: &[u8], wanted: &[u8]) -> bool {
-    value.split(|b| *b == b';').next().unwrap_or(b"").trim_ascii().eq_ignore_ascii_case(wanted)
+    is_kind(message.header(HeaderId::Event).unwrap_or(b""), b"presence")
 }
 
 /// The value of `Accept` allows PIDF; without one it is the package's default.
@@ -180,7 +166,7 @@ pub(super) fn accepts_pidf(message: &Message<'_>) -> bool {
     let mut any = false;
     for accepted in message.headers(HeaderId::Accept).flat_map(value::list) {
         any = true;
-        if [PIDF, b"*/*", b"application/*"].iter().any(|kind| media_type(accepted, kind)) {
+        if [PIDF, b"*/*", b"application/*"].iter().any(|kind| is_kind(accepted, kind)) {
             return true;
         }
     }

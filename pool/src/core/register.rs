@@ -72,8 +72,8 @@ impl Core {
         if star && (asked != Some(0) || !wishes.is_empty()) {
             return Reply::new(400);
         }
-        let before = self.user(user).bindings.len();
-        let held = &mut self.user(user).bindings;
+        let before = self.users.entry(user).bindings.len();
+        let held = &mut self.users.entry(user).bindings;
         held.retain(|b| b.expires > now);
         let touched = |b: &Binding| star || wishes.iter().any(|w| same_uri(w.uri, b.uri()));
         let outdated = held.iter().any(|b| touched(b) && b.is_newer_than(call_id, cseq));
@@ -106,7 +106,7 @@ impl Core {
         if first != Time::NEVER {
             self.arm_user(user, first);
         }
-        for b in &self.users[user as usize - 1].bindings {
+        for b in &self.users[user].bindings {
             self.lines.extend_from_slice(b"Contact: <");
             self.lines.extend_from_slice(b.uri());
             self.lines.extend_from_slice(b">;expires=");

@@ -41,20 +41,8 @@ pub(super) fn render(
     peer: Peer,
     out: &mut Vec<u8>,
 ) {
-    out.extend_from_slice(b"SIP/2.0 ");
-    write_number(u64::from(code), out);
-    out.push(b' ');
-    out.extend_from_slice(phrase(code).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for (at, via) in message.headers(HeaderId::Via).enumerate() {
-        out.extend_from_slice(b"Via: ");
-        if at == 0 {
-            top_via(via, peer, out);
-        } else {
-            out.extend_from_slice(via);
-        }
-        out.extend_from_slice(b"\r\n");
-    }
+    status_line(code, out);
+    write_vias(message, out, |top, out| top_via(top, peer, out));
     let mut copy = |name: &[u8], id: HeaderId, tag: &[u8]| {
         let Some(value) = message.header(id) else { return };
         out.extend_from_slice(name);
@@ -75,11 +63,34 @@ pub(super) fn render(
     );
 }
 
+/// Appends the first line.
+pub(super) fn status_line(code: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"SIP/2.0 ");
+    write_number(u64::from(code), out);
+    for part in [b" ", phrase(code).as_bytes(), b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Appends the Via lines of a request; `write_top` writes the topmost element, all others stay as
+/// they are.
+pub(super) fn write_vias(message: &Message<'_>, out: &mut Vec<u8>, write_top: impl Fn(&[u8], &mut Vec<u8>)) {
+    for (at, via) in message.headers(HeaderId::Via).enumerate() {
+        out.extend_from_slice(b"Via: ");
+        let mut rest = via;
+        if at == 0 {
+            let top = value::list(via).next().unwrap_or(via);
+            rest = &via[top.as_ptr() as usize - via.as_ptr() as usize + top.len()..];
+            write_top(top, out);
+        }
+        out.extend_from_slice(rest);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 /// The topmost element gets `received`, and `rport` its value (RFC 3261
-/// §18.2.1, RFC 3581 §4); further elements of the line stay as they are.
-fn top_via(via: &[u8], peer: Peer, out: &mut Vec<u8>) {
-    let top = value::list(via).next().unwrap_or(via);
-    let end = top.as_ptr() as usize - via.as_ptr() as usize + top.len();
+/// §18.2.1, RFC 3581 §4).
+fn top_via(top: &[u8], peer: Peer, out: &mut Vec<u8>) {
     let address = peer.address();
     let mut parts = top.split(|b| *b == b';');
     out.extend_from_slice(parts.next().unwrap_or(top));
@@ -97,7 +108,6 @@ fn top_via(via: &[u8], peer: Peer, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b";received=");
     write_ip(address.ip(), out);
-    out.extend_from_slice(&via[end..]);
 }
 
 fn write_ip(ip: std::net::IpAddr, out: &mut Vec<u8>) {
@@ -118,7 +128,7 @@ fn write_ip(ip: std::net::IpAddr, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn phrase(code: u16) -> &'static str {
+fn phrase(code: u16) -> &'static str {
     match code {
         200 => "OK",
         301 => "Moved Permanently",
@@ -128,6 +138,7 @@ pub(super) fn phrase(code: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
         409 => "Conflict",
         412 => "Conditional Request Failed",
         413 => "Request Entity Too Large",

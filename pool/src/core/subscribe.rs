@@ -8,22 +8,19 @@ use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message, value};
 
 use super::ids::Tags;
+use super::list::{Linked, Links};
+use super::pieces::Pieces;
 use super::publish::{accepts_pidf, is_presence};
 use super::{Core, Due, Out, PIDF, Peer, Reply};
 
 /// Subscriptions of the pool: at about 350 bytes each, 1.4 GB.
 const MAX_SUBSCRIPTIONS: usize = 4_000_000;
-/// Bytes kept of one dialog: URIs, tags, routes; more is an attack on memory (413).
-const MAX_DIALOG: usize = 8 * 1024;
 
 /// One subscription: a dialog with one usage.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    /// Target, routes, the subscriber's From, Call-ID, our To without a tag,
-    /// parameters of Event, one behind the other.
-    text: Box<[u8]>,
-    /// Where each but the last ends.
-    ends: [u16; 5],
+    /// Pieces by [`Piece`].
+    text: Pieces<6>,
     pub(super) watched: u32,
     watcher: u32,
     pub(super) peer: Peer,
@@ -33,8 +30,8 @@ pub(super) struct Subscription {
     remote_cseq: u32,
     pub(super) cseq: u32,
     timer: TimerId,
-    previous_watcher: u32,
-    pub(super) next_watcher: u32,
+    /// In the list of those who watch the same user.
+    pub(super) watches: Links,
     previous_of_stream: u32,
     next_of_stream: u32,
     /// With `hold_notify`: a merged NOTIFY is due.
@@ -59,24 +56,14 @@ pub(super) enum Piece {
 
 impl Subscription {
     pub(super) fn piece(&self, piece: Piece) -> &[u8] {
-        let at = piece as usize;
-        let begin = if at == 0 { 0 } else { usize::from(self.ends[at - 1]) };
-        let end = self.ends.get(at).map_or(self.text.len(), |end| usize::from(*end));
-        &self.text[begin..end]
+        self.text.get(piece as usize)
     }
 }
 
-/// Puts the pieces together; `None` if they are too long to keep.
-fn joined(pieces: [&[u8]; 6]) -> Option<(Box<[u8]>, [u16; 5])> {
-    let text = pieces.concat();
-    (text.len() <= MAX_DIALOG).then_some(())?;
-    let mut ends = [0; 5];
-    let mut end = 0;
-    for (at, piece) in ends.iter_mut().zip(pieces) {
-        end += piece.len() as u16;
-        *at = end;
+impl Linked for Subscription {
+    fn links(&mut self) -> &mut Links {
+        &mut self.watches
     }
-    Some((text.into(), ends))
 }
 
 impl Core {
@@ -157,12 +144,9 @@ impl Core {
             let [remote, call_id, local, event] =
                 [Remote, CallId, Local, EventParameters].map(|p| s.piece(p).to_vec());
             let pieces = [target, b"", &remote, &call_id, &local, &event];
-            (s.text, s.ends) = joined(pieces).ok_or_else(|| Reply::new(413))?;
+            s.text = Pieces::new(pieces).ok_or_else(|| Reply::new(413))?;
         }
         let expires = now + u64::from(granted) * SECOND;
-        if expires < s.expires {
-            self.timers.cancel(&mut s.timer);
-        }
         s.expires = expires;
         let routed = !s.piece(Piece::Routes).is_empty();
         let before = s.peer;
@@ -172,7 +156,6 @@ impl Core {
             self.subscriptions[slot].peer = back;
             self.join_stream(slot);
         }
-        // A timer that is set is looked at when it fires; only an earlier end needs another.
         self.arm_subscription(slot, expires);
         Ok(slot)
     }
@@ -202,11 +185,10 @@ impl Core {
             header(HeaderId::To),
             event_parameters(message),
         ];
-        let Some((text, ends)) = joined(pieces) else { return Err(self.refuse(413)) };
+        let Some(text) = Pieces::new(pieces) else { return Err(self.refuse(413)) };
         let expires = now + u64::from(granted) * SECOND;
         let (slot, _) = self.subscriptions.insert(Subscription {
             text,
-            ends,
             watched: user,
             watcher: sender,
             peer: back,
@@ -215,29 +197,20 @@ impl Core {
             remote_cseq: message.cseq().map_or(0, |(n, _)| n),
             cseq: 0,
             timer: TimerId::NONE,
-            previous_watcher: NONE,
-            next_watcher: NONE,
+            watches: Links::default(),
             previous_of_stream: NONE,
             next_of_stream: NONE,
             held: false,
         });
-        let last = std::mem::replace(&mut self.user(user).last_watcher, slot);
-        self.subscriptions[slot].previous_watcher = last;
-        match self.subscriptions.get_mut(last) {
-            Some(before) => before.next_watcher = slot,
-            None => self.user(user).first_watcher = slot,
-        }
+        self.users.entry(user).watchers.push(slot, &mut self.subscriptions);
         self.join_stream(slot);
         self.arm_subscription(slot, expires);
         Ok(slot)
     }
 
-    /// Sets the timer, unless one is set.
     fn arm_subscription(&mut self, slot: u32, expires: Time) {
-        let timers = &mut self.timers;
-        let Some(s) = self.subscriptions.get_mut(slot) else { return };
-        if !s.timer.is_set() {
-            s.timer = timers.insert(expires, Due::Subscription(slot));
+        if let Some(s) = self.subscriptions.get_mut(slot) {
+            self.timers.arm(&mut s.timer, expires, Due::Subscription(slot));
         }
     }
 
@@ -257,19 +230,11 @@ impl Core {
     pub(super) fn remove_subscription(&mut self, slot: u32) {
         self.leave_stream(slot);
         let Some(s) = self.subscriptions.get_mut(slot) else { return };
-        s.text = Box::default();
-        s.ends = [0; 5];
-        let (before, after, watched) = (s.previous_watcher, s.next_watcher, s.watched);
+        s.text = Pieces::default();
+        let (links, watched) = (s.watches, s.watched);
         self.timers.cancel(&mut s.timer);
         self.subscriptions.release(slot);
-        match self.subscriptions.get_mut(before) {
-            Some(s) => s.next_watcher = after,
-            None => self.user(watched).first_watcher = after,
-        }
-        match self.subscriptions.get_mut(after) {
-            Some(s) => s.previous_watcher = before,
-            None => self.user(watched).last_watcher = before,
-        }
+        self.users.entry(watched).watchers.remove(links, &mut self.subscriptions);
     }
 
     fn join_stream(&mut self, slot: u32) {

@@ -227,7 +227,8 @@ pub(super) async fn accept(
 ) {
     loop {
         let Ok((stream, from)) = listener.accept().await else {
-            // No descriptors left: some may come back.
+            // No descriptors left, most often: some may come back.
+            shared.borrow_mut().core.stats.accept_errors += 1;
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };

@@ -8,7 +8,7 @@ mod world;
 use std::time::Duration;
 
 use adsum_pool::PoolConfig;
-use adsum_pool::config::{Dialect as Spoken, LyncConfig, LyncScheme};
+use adsum_pool::config::{Delay, Dialect as Spoken, LyncConfig, LyncScheme};
 use adsum_pool::core::Core;
 use adsum_presence::Contacts;
 use adsum_presence::contacts::Graph;
@@ -99,9 +99,45 @@ fn every_version_of_the_signatures() {
     }
 }
 
+/// Associations end again and again, whatever is under way: nothing fails, is lost or counted twice.
+#[test]
+fn associations_that_end_are_renewed() {
+    for seed in 0..4 {
+        // A request takes 140 ms at most, a handshake three of them.
+        let setup = Setup::new(seed, Kind::Workflow, 20)
+            .knobs(|pool| pool.answer_delay = Some(Delay::Fixed(Duration::from_millis(100))))
+            .lync(|lync| lync.association_lifetime = Duration::from_millis(450 + 50 * seed));
+        let world = workflows(setup);
+        let users = &world.users;
+        assert_eq!(users.of(Counter::WorkflowOk), users.of(Counter::Sent), "{:?}", users.failures);
+        assert_eq!(users.of(Counter::Delivered), users.of(Counter::Expected));
+        assert_eq!(users.of(Counter::AuthMismatch), 0);
+        let stats = world.pool.stats();
+        assert!(stats.associations > 3 * users.of(Counter::Sent), "{stats:?}");
+        assert_eq!((stats.bad_signatures, stats.wrong_credentials), (0, 0), "{stats:?}");
+        world.pool_is_empty();
+    }
+}
+
+/// Whichever request renews it, what follows is signed under the new one, and nobody misses anything.
+#[test]
+fn held_users_renew_their_associations() {
+    let setup = Setup::new(8, Kind::Held, 5);
+    let mut world = held(setup.lync(|lync| lync.association_lifetime = Duration::from_secs(35)), 60);
+    let users = &world.users;
+    assert!(users.failures.is_empty(), "{:?}", users.failures);
+    assert_eq!((users.of(Counter::PublishOk), users.of(Counter::Missed)), (60, 0));
+    assert_eq!(users.of(Counter::AuthMismatch), 0);
+    assert!(world.pool.stats().associations >= 20, "{:?}", world.pool.stats());
+    world.sign_off_all();
+    world.pool_is_empty();
+}
+
 #[test]
 fn servers_that_answer_otherwise_are_as_good() {
-    let change: [fn(&mut LyncConfig); 6] = [
+    let change: [fn(&mut LyncConfig); 8] = [
+        |lync| lync.proxy_auth = true,
+        |lync| lync.ntlm_mic = true,
         |lync| lync.no_piggyback = true,
         |lync| lync.notify_instead = true,
         |lync| lync.single_as_multipart = true,
@@ -150,15 +186,20 @@ fn schemes_that_we_do_not_speak_are_named() {
 
 #[test]
 fn a_wrong_password_sets_its_user_aside() {
-    let mut world = World::new(Setup { rows: true, ..Setup::new(5, Kind::Workflow, 4) });
-    // The pool has other passwords than the rows: those of another domain's users.
-    let config = PoolConfig { users: 8, seed: 5, dialect: Spoken::Lync, ..PoolConfig::default() };
-    world.pool = Core::new(PoolConfig { domain: "other.test".to_owned(), ..config }, world.server);
-    world.pool.set_clock(Time(0), NOON_MS);
-    world.population.start_workflow(Time(0), 0, Time(0), Time(0), HOLD, &mut world.users);
-    world.advance(Time(100 * SECOND));
-    assert_eq!(world.users.of(Counter::WorkflowFailed), 1);
-    assert!(!world.users.failures.is_empty());
+    let setup = Setup { rows: true, password: "wrong-", ..Setup::new(5, Kind::Workflow, 4) };
+    let mut world = World::new(setup);
+    for turn in 0..3 {
+        let now = Time(turn * 50 * SECOND);
+        world.advance(now);
+        world.population.start_workflow(now, 0, now, now, HOLD, &mut world.users);
+        world.advance(now + 40 * SECOND);
+    }
+    let users = &world.users;
+    assert!(!users.failures.is_empty());
+    assert!(users.failures.iter().all(|f| f.starts_with("register auth:rejected")), "{:?}", users.failures);
+    // Each of the two is tried once, however often a workflow begins.
+    assert_eq!(users.of(Counter::UsersRejected), 2);
+    assert_eq!(world.pool.stats().wrong_credentials, 2);
     world.nothing_is_left();
 }
 
@@ -327,6 +368,10 @@ fn wrong_signatures_count_as_never_received() {
     assert!(users.of(Counter::AuthMismatch) > 0, "{:?}", users.counts);
     let mismatches = world.pool.stats().wrong_signatures;
     assert_eq!(users.of(Counter::AuthMismatch), mismatches);
+    // Whoever misses a notification for that is told so.
+    let mut missed = users.failures.iter().filter(|f| f.starts_with("notify timeout:notify")).peekable();
+    assert!(missed.peek().is_some(), "{:?}", users.failures);
+    assert!(missed.all(|f| f.contains("their signature (rspauth) is wrong")), "{:?}", users.failures);
     // A log-on whose answer nobody could have signed is no silence of the pool's.
     let mut world = World::new(Setup::new(8, Kind::Held, 1).lync(|lync| lync.wrong_rspauth = 1.0));
     assert!(world.population.sign_on(Time(0), 0, Time(0), Stage::WARMUP, &mut world.users));
@@ -376,8 +421,9 @@ proptest! {
         resubscribe in prop::sample::select(vec![0.0, 0.0, 0.5, 1.0]),
         dismissed in prop::sample::select(vec![None, None, Some(3), Some(100)]),
         ntlm in any::<bool>(),
+        lifetime in prop::sample::select(vec![28_800, 28_800, 28_800, 45, 2]),
     ) {
-        let knobs = Knobs { breaks, lost, wrong, conflicts, switches, resubscribe, dismissed, ntlm };
+        let knobs = Knobs { breaks, lost, wrong, conflicts, switches, resubscribe, dismissed, ntlm, lifetime };
         balance(seed, is_held, knobs);
     }
 }
@@ -392,6 +438,8 @@ struct Knobs {
     resubscribe: f64,
     dismissed: Option<u64>,
     ntlm: bool,
+    /// Seconds that an association is good for.
+    lifetime: u64,
 }
 
 fn balance(seed: u64, is_held: bool, knobs: Knobs) {
@@ -411,6 +459,7 @@ fn balance(seed: u64, is_held: bool, knobs: Knobs) {
         bare_containers: switch(4),
         resubscribe: knobs.resubscribe,
         deregister_after: knobs.dismissed.map(Duration::from_secs),
+        association_lifetime: Duration::from_secs(knobs.lifetime),
         ..LyncConfig::default()
     };
     if !is_held {
@@ -436,6 +485,7 @@ fn a_subscription_that_fails_while_both_sign_off_does_not_hold_up_its_publisher(
         resubscribe: 0.5,
         dismissed: Some(100),
         ntlm: true,
+        lifetime: 28_800,
     };
     balance(659_009, true, knobs);
 }

@@ -123,7 +123,7 @@ impl Host for Users {
         assert_eq!(user, flow);
         self.closed.extend(self.wire.end(user));
     }
-    fn send(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
+    fn send(&mut self, _: u32, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
         assert_eq!(hop, Hop::Target);
         let Some(number) = self.wire.connections.get(&flow).copied() else { return Sent::Gone(self.now) };
         if bytes == b"\r\n\r\n" {
@@ -134,7 +134,7 @@ impl Host for Users {
         Sent::At(self.now)
     }
     fn reply(&mut self, flow: Flow, _: Origin, bytes: &[u8]) -> Sent {
-        self.send(flow, Hop::Target, bytes)
+        self.send(0, flow, Hop::Target, bytes)
     }
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("127.0.0.1:{}", 10_000 + flow).as_bytes());
@@ -185,6 +185,8 @@ pub struct Setup {
     pub auth: LyncAuth,
     pub contacts: Option<Contacts>,
     pub rows: bool,
+    /// What passwords begin with, where there are rows.
+    pub password: &'static str,
     pub pool: PoolConfig,
 }
 
@@ -199,6 +201,7 @@ impl Setup {
             auth: LyncAuth::Ntlm(ntlm),
             contacts: None,
             rows: false,
+            password: "pw-",
             pool: PoolConfig { dialect: Spoken::Lync, ..PoolConfig::default() },
         }
     }
@@ -227,7 +230,7 @@ pub fn peer(number: u64) -> Peer {
 
 impl World {
     pub fn new(setup: Setup) -> World {
-        let Setup { seed, kind, pairs, breaks, auth, contacts, rows, pool } = setup;
+        let Setup { seed, kind, pairs, breaks, auth, contacts, rows, password, pool } = setup;
         let server = SocketAddr::from(([127, 0, 0, 1], 5060));
         let config = Config {
             namespace: Namespace { run: 9, shard: 1, key: seed },
@@ -242,7 +245,7 @@ impl World {
         };
         let row = |n: u32| Row {
             uri: format!("sip:user{n:06}@pool.test").into(),
-            password: format!("pw-user{n:06}").into(),
+            password: format!("{password}user{n:06}").into(),
             ..Row::default()
         };
         let accounts = if rows {

@@ -7,6 +7,7 @@ use adsum_sip::time::Time;
 use adsum_sip::{HeaderId, Message, Start, value};
 
 use super::Population;
+use super::lync_state::own;
 use crate::host::{Counter, Flow, Host, Method, Origin};
 use crate::slab::Slot;
 
@@ -109,7 +110,7 @@ impl Population {
         let dialog = &mut self.dialogs[slot];
         let from_tag = message.from_tag().unwrap_or(b"");
         if dialog.has(super::state::has::NOTIFY) {
-            if dialog.remote_tag.as_slice() != from_tag {
+            if self.texts.get(&dialog.remote_tag) != from_tag {
                 // Another fork (RFC 3856 §6.9): presence takes the first only.
                 host.message_received(Method::Notify, 0, false);
                 host.count(self.stage, Counter::Unmatched, now, 1);
@@ -150,8 +151,7 @@ impl Population {
         if status != 200 {
             return self.reply(flow, origin, message, status, extra_of(status, self.is_lync()), owner, host);
         }
-        dialog.remote_tag.clear();
-        dialog.remote_tag.extend_from_slice(from_tag);
+        self.texts.set(&mut dialog.remote_tag, from_tag);
         self.reply(flow, origin, message, 200, b"", owner, host);
         self.refresh_target(slot, flow, message, host);
         self.notified(now, stamp, slot, message, host);
@@ -202,7 +202,11 @@ impl Population {
         if reading == Reading::Refused {
             host.count(self.stage, Counter::AuthMismatch, now, 1);
         }
-        !self.is_dropped(reading)
+        let dropped = self.is_dropped(reading);
+        if let Some(endpoint) = self.endpoint_mut(user).filter(|_| dropped) {
+            endpoint.set(own::MISSIGNED, true);
+        }
+        !dropped
     }
 
     /// What the server says of a registration of ours: `false` if it says no such thing.
@@ -252,7 +256,7 @@ impl Population {
         lines.clear();
         let key = self.config.namespace.key;
         write_reply(out, message, code, extra, origin, key);
-        if let Some(user) = user {
+        if let Some(user) = user.filter(|_| self.protection.signs_answers()) {
             let address = |id| message.header(id).and_then(value::name_addr).map_or(&b""[..], |a| a.uri);
             let made = tag_for(key, message.call_id());
             let (cseq, method) = message.cseq().unwrap_or((0, message.method()));
@@ -272,9 +276,7 @@ impl Population {
             let auth = &mut self.users[user as usize].auth;
             self.protection.write(auth, &*self.accounts, user, &outgoing, lines);
             // Before the one line that ends every answer of ours.
-            let at = out.len() - END.len();
-            out.extend_from_slice(lines);
-            out[at..].rotate_right(lines.len());
+            super::render::insert(out, out.len() - END.len(), lines);
         }
         let sent = host.reply(flow, origin, out);
         host.message_sent(Method::of(message.method()), code, false);

@@ -62,7 +62,7 @@ impl Population {
         }
         let dialog = &self.dialogs[slot];
         let from_tag = message.from_tag().unwrap_or(b"");
-        let counter = if dialog.has(has::NOTIFY) && dialog.remote_tag.as_slice() != from_tag
+        let counter = if dialog.has(has::NOTIFY) && self.texts.get(&dialog.remote_tag) != from_tag
             || !self.is_expected(slot, message)
         {
             Some(Counter::Unmatched)
@@ -78,8 +78,7 @@ impl Population {
         }
         let dialog = &mut self.dialogs[slot];
         dialog.remote_cseq = cseq;
-        dialog.remote_tag.clear();
-        dialog.remote_tag.extend_from_slice(from_tag);
+        self.texts.set(&mut dialog.remote_tag, from_tag);
         self.refresh_target(slot, flow, message, host);
         self.notified(now, stamp, slot, message, host);
     }

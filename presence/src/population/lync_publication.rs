@@ -27,7 +27,7 @@ impl Population {
 
     /// What a user published is not asked about again.
     pub(super) fn forget_document(&mut self, user: u32) {
-        self.users[user as usize].etag.clear();
+        self.texts.clear(&mut self.users[user as usize].etag);
         if let Some(endpoint) = self.endpoint_mut(user) {
             endpoint.set(own::PUBLISHED | own::PRESENT, false);
         }

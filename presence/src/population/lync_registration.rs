@@ -102,7 +102,7 @@ impl Population {
         if endpoint.written + endpoint.keep_alive <= now {
             // [UNV] Whether it is answered; the other side of the connection knows when it is gone.
             endpoint.written = now;
-            if let Sent::Gone(_) = host.send(flow, Hop::Target, b"\r\n\r\n") {
+            if let Sent::Gone(_) = host.send(user, flow, Hop::Target, b"\r\n\r\n") {
                 return; // the flow's own event follows
             }
         }
@@ -116,9 +116,15 @@ impl Population {
         };
         self.wheel.cancel(&mut endpoint.keep_timer);
         endpoint.keep_alive = 0;
-        endpoint.set(own::PRESENT, false);
-        endpoint.versions.unbound();
         self.forget_parked(user);
+    }
+
+    /// What was bound to the registration is gone with it.
+    pub(super) fn forget_bound(&mut self, user: u32) {
+        if let Some(endpoint) = self.endpoint_mut(user) {
+            endpoint.set(own::PRESENT, false);
+            endpoint.versions.unbound();
+        }
     }
 
     /// The user whose registration a NOTIFY is about: by our Call-ID, else by whose
@@ -184,11 +190,47 @@ impl Population {
         }
     }
 
+    /// A REGISTER was granted that may stand behind a refresh that failed: if the server did not know
+    /// the registration any more, whatever outlived it here is gone there.
+    pub(super) fn registration_is_new(
+        &mut self,
+        at: Time,
+        user: u32,
+        message: &Message<'_>,
+        host: &mut impl Host,
+    ) {
+        if !self.is_lync() {
+            return;
+        }
+        if !is_new(message) {
+            // [UNV] The spelling. What it does not say is published anew, under the versions that are known.
+            if !is_refreshed(message)
+                && let Some(endpoint) = self.endpoint_mut(user)
+            {
+                endpoint.set(own::PRESENT, false);
+            }
+            return;
+        }
+        self.forget_bound(user);
+        while let Some(dialog) = self.some_dialog(user) {
+            let holder = self.holder(dialog);
+            self.abandon_one(at, self.dialogs[holder].tx, Outcome::Unregistered, host);
+            if self.dialogs.get(dialog).is_none() {
+                continue; // its end has told
+            }
+            if !self.is_workflow() && self.counts_as_lost(dialog) {
+                host.count(self.stage, Counter::SubscriptionLost, at, 1);
+            }
+            self.drop_dialog(dialog);
+        }
+    }
+
     /// The server has no such endpoint any more: its subscriptions are gone with
     /// it, and requests that wait would wait in vain.
     pub(super) fn registration_lost(&mut self, at: Time, user: u32, host: &mut impl Host) {
         self.lacks(at, user);
         self.unregistered(user);
+        self.forget_bound(user);
         self.abandon(at, user, Outcome::Unregistered, host);
         while let Some(dialog) = self.some_dialog(user) {
             if !self.is_workflow() && self.counts_as_lost(dialog) {
@@ -202,10 +244,18 @@ impl Population {
 /// `presence-state: register-action="added"` or `fixed`: the registrar did not
 /// know what it was to refresh ([MS-SIPREGE] §3.1.1.5.1).
 fn is_new(message: &Message<'_>) -> bool {
+    did(message, b"added") || did(message, b"fixed")
+}
+
+/// `register-action="refreshed"`: it did.
+fn is_refreshed(message: &Message<'_>) -> bool {
+    did(message, b"refreshed")
+}
+
+fn did(message: &Message<'_>, action: &[u8]) -> bool {
     let Some(state) = message.named("presence-state") else { return false };
     let with_semicolon = [b";" as &[u8], state].concat();
-    let action = value::param(&with_semicolon, "register-action").unwrap_or(b"");
-    action.eq_ignore_ascii_case(b"added") || action.eq_ignore_ascii_case(b"fixed")
+    value::param(&with_semicolon, "register-action").is_some_and(|told| told.eq_ignore_ascii_case(action))
 }
 
 /// Seconds of `ms-keep-alive: UAS; …; timeout=300`.

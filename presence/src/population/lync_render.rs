@@ -132,7 +132,7 @@ impl Population {
                 if let Some(target) = &dialog.target {
                     request_uri = target.target.request_uri();
                     lines.extend_from_slice(target.target.route_lines());
-                    to_tag = &dialog.remote_tag;
+                    to_tag = self.texts.get(&dialog.remote_tag);
                 }
                 (shape, CallRef { kind: CallKind::Dialog, slot: order.dialog, generation }, cseq)
             }
@@ -179,8 +179,7 @@ impl Population {
         };
         protection.clear();
         self.protection.write(&mut user.auth, &*self.accounts, order.user, &outgoing, protection);
-        out.extend_from_slice(protection);
-        out[lines_at..].rotate_right(protection.len());
+        super::render::insert(out, lines_at, protection);
         cseq
     }
 }

@@ -30,6 +30,8 @@ pub(super) mod own {
     pub const ASKED_MEMBERS: u8 = 8;
     /// A REGISTER makes a new security association, and everything else waits for it.
     pub const RENEWING: u8 = 16;
+    /// Something that it was told was dropped because of its signature.
+    pub const MISSIGNED: u8 = 32;
 }
 
 /// All that only this dialect keeps.

@@ -485,7 +485,7 @@ impl Dialog {
             remote_cseq: 0,
             remote_branch: 0,
             remote_status: 0,
-            remote_tag: SmallVec::new(),
+            remote_tag: Default::default(),
             target: None,
             stage,
             intended: due,

@@ -46,6 +46,7 @@ use adsum_sip::digest::Digest;
 use adsum_sip::ids::{Namespace, mix};
 use adsum_sip::protection::{Scheme, Unprotected};
 use adsum_sip::sipae::Ntlm;
+use adsum_sip::texts::Texts;
 use adsum_sip::time::Time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,7 +171,9 @@ pub struct Population {
     transactions: Slab<Transaction>,
     publications: Slab<Publication>,
     waiting: Slab<Waiting>,
-    wheel: Wheel<Timer>,
+    /// Entity-tags of the users' documents and remote tags of their dialogs.
+    texts: Texts,
+    wheel: Wheel<state::Key>,
     targets: route::TargetCache,
     answers: incoming::Answers,
     finder: marker::Finder,
@@ -184,8 +187,8 @@ pub struct Population {
     workflows: u64,
     jitter: u64,
     scratch: request::Scratch,
-    /// First requests of activities that the host queued, with the generation of their slot.
-    unflushed: Vec<(Slot, u32)>,
+    /// First requests of activities that the host queued: slot, its generation, and the host's number.
+    unflushed: Vec<(Slot, u32, u32)>,
     /// REGISTERs that wait for a flow to another server, after a redirection (with the
     /// Request-URI that it named) or because the first one failed. At most one for each user,
     /// and only while it connects.
@@ -241,7 +244,7 @@ impl Population {
             {
                 Scheme::None(Unprotected)
             } else {
-                Scheme::Digest(Digest::new(config.reuse_nonce, key))
+                Scheme::Digest(Box::new(Digest::new(config.reuse_nonce, key)))
             };
         let lync = match &config.dialect {
             Dialect::Simple => None,
@@ -260,6 +263,7 @@ impl Population {
             transactions: Slab::default(),
             publications: Slab::default(),
             waiting: Slab::default(),
+            texts: Texts::default(),
             wheel: Wheel::new(now),
             targets: route::TargetCache::default(),
             answers: incoming::Answers::new(pairs * 2),
@@ -316,8 +320,8 @@ impl Population {
 
     /// Lets every timer fire that is due.
     pub fn on_timer(&mut self, now: Time, host: &mut impl Host) {
-        while let Some(timer) = self.wheel.pop(now) {
-            match timer {
+        while let Some(key) = self.wheel.pop(now) {
+            match Timer::from(key) {
                 Timer::Transaction(slot) => self.transaction_timer(now, slot, host),
                 Timer::Dialog(slot) => self.dialog_timer(now, slot, host),
                 Timer::Deadline(slot) => self.deadline_passed(now, slot, host),

@@ -10,6 +10,7 @@
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message};
 
+use super::lync_state::own;
 use super::request::{Order, Outcome};
 use super::state::{Publication, Purpose, Waiting, has, is, tried};
 use super::{LEAST_LIFETIME, Population, Timer, some};
@@ -269,15 +270,21 @@ impl Population {
                     break;
                 }
             }
+            let missigned = self.endpoint(user).is_some_and(|endpoint| endpoint.is(own::MISSIGNED));
             host.failed(&Failure {
                 activity: Activity::Notify,
                 stage,
                 class: Class::Pool,
                 code: "timeout:notify",
                 reason: reason.as_bytes(),
-                diagnosis:
+                diagnosis: if missigned {
+                    b"notifications came and were dropped: their signature (rspauth) is wrong or missing; \
+                    look for what changes messages on their way, or answers in the pool's stead"
+                } else {
                     b"the pool took the publication and did not tell the subscriber: look at its presence \
-                    service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)",
+                    service, at what it does to <note>, and at the way back to us (Contact, NAT, firewalls)"
+                        as &[u8]
+                },
                 user,
                 at: now,
                 request: b"",
@@ -312,7 +319,7 @@ impl Population {
         let conflict = matches!(outcome, Outcome::Answer(message) if message.code() == 412);
         if conflict && order.tried & tried::FROM_SCRATCH == 0 {
             host.count(order.stage, Counter::EtagConflict, at, 1);
-            self.users[user as usize].etag.clear();
+            self.texts.clear(&mut self.users[user as usize].etag);
             if order.purpose.is_refresh() {
                 // The next publication begins from scratch.
                 self.leave(at, at, user, host);
@@ -325,8 +332,7 @@ impl Population {
         match etag {
             Some((etag, expires)) if !etag.is_empty() => {
                 let held = &mut self.users[user as usize];
-                held.etag.clear();
-                held.etag.extend_from_slice(etag);
+                self.texts.set(&mut held.etag, etag);
                 self.arm_document(at, user, expires.unwrap_or(order.expires));
                 if !order.purpose.is_refresh() {
                     self.published(at, &order, host);
@@ -521,7 +527,7 @@ impl Population {
         if self.is_lync() {
             return self.unpublish_ended_lync(at, order, outcome, host);
         }
-        self.users[order.user as usize].etag.clear();
+        self.texts.clear(&mut self.users[order.user as usize].etag);
         let sent = order.sent.unwrap_or(order.due);
         match outcome {
             Outcome::Answer(message) if message.code() < 300 => {

@@ -191,6 +191,7 @@ impl Population {
         }
         self.abandon(now, user, Outcome::Gone, host);
         self.unregistered(user);
+        self.forget_bound(user);
         self.forget_association(user);
         let leaving = self.users[user as usize].is(is::LEAVING);
         while let Some(dialog) = self.some_dialog(user) {
@@ -229,6 +230,9 @@ impl Population {
             {
                 Ok(granted) => {
                     self.arm_registration(at, user, granted);
+                    if !refresh {
+                        self.registration_is_new(at, user, message, host);
+                    }
                     self.negotiated(at, user, true, host);
                     if !refresh {
                         return self.registered_now(at, &order, host);
@@ -423,6 +427,7 @@ impl Population {
         }
         self.users[user as usize].set(is::GONE, true);
         self.unregistered_lync(user);
+        self.forget_bound(user);
         self.forget_association(user);
         self.wheel.cancel(&mut self.users[user as usize].register_timer);
         self.wheel.cancel(&mut self.users[user as usize].repair_timer);

@@ -3,14 +3,21 @@
 use adsum_sip::ids::{BranchRef, CallKind, CallRef};
 use adsum_sip::protection::{Outgoing, Protection as _};
 use adsum_sip::value;
-use memchr::memmem;
 
 use super::request::{Order, Scratch};
 use super::state::{Purpose, tried};
 use super::{Population, Transport};
 use crate::host::Host;
 use crate::marker::Marker;
-use crate::simple::{Fields, MessageError, Shape};
+use crate::simple::{Fields, MessageError, Rendered, Shape};
+
+/// Puts bytes into a message, in front of what stands at `at`.
+pub(super) fn insert(out: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    let end = out.len();
+    out.extend_from_slice(bytes);
+    out.copy_within(at..end, at + bytes.len());
+    out[at..at + bytes.len()].copy_from_slice(bytes);
+}
 
 /// A request above this may not go over UDP (RFC 3261 §18.1.1).
 const MAX_DATAGRAM: usize = 1_300;
@@ -76,7 +83,7 @@ impl Population {
                 user.publish_cseq += 1;
                 if !user.etag.is_empty() {
                     lines.extend_from_slice(b"SIP-If-Match: ");
-                    lines.extend_from_slice(&user.etag);
+                    lines.extend_from_slice(self.texts.get(&user.etag));
                     lines.extend_from_slice(b"\r\n");
                 }
                 let call = CallRef { kind: CallKind::Publication, slot: order.user, generation: 0 };
@@ -102,7 +109,7 @@ impl Population {
                 if let Some(target) = &dialog.target {
                     request_uri = target.target.request_uri();
                     lines.extend_from_slice(target.target.route_lines());
-                    to_tag = &dialog.remote_tag;
+                    to_tag = self.texts.get(&dialog.remote_tag);
                 }
                 let call = CallRef { kind: CallKind::Dialog, slot: order.dialog, generation };
                 (Shape::Subscribe, call, dialog.local_cseq)
@@ -125,8 +132,7 @@ impl Population {
             lines,
             marker,
         };
-        let lines_at = self.messages.render(shape, &namespace, branch, &fields, out);
-        let head = memmem::find(&out[lines_at..], b"\r\n\r\n").map_or(out.len(), |end| lines_at + end + 4);
+        let Rendered { lines_at, body_at } = self.messages.render(shape, &namespace, branch, &fields, out);
         let outgoing = Outgoing {
             code: 0,
             method: method.as_bytes(),
@@ -138,13 +144,12 @@ impl Population {
             to_uri: to,
             to_tag,
             expires: Some(order.expires),
-            body: &out[head..],
+            body: &out[body_at..],
         };
         protection.clear();
         self.protection.write(&mut user.auth, &*self.accounts, order.user, &outgoing, protection);
-        // In place, behind the other lines: nothing else of the message moves against the rest.
-        out.extend_from_slice(protection);
-        out[lines_at..].rotate_right(protection.len());
+        // Behind the other lines.
+        insert(out, lines_at, protection);
         cseq
     }
 

@@ -153,18 +153,19 @@ impl Population {
         let mut bytes = std::mem::take(&mut self.transactions[slot].bytes);
         let branch = BranchRef { slot, generation: generation & (LIMIT_30 - 1) };
         let cseq = self.render(&order, branch, flow, host, &mut bytes);
-        let sent = host.send(flow, hop, &bytes);
+        let sent = host.send(order.user, flow, hop, &bytes);
         self.wrote(order.user, sent.at());
         let reliable = self.config.transport.is_reliable();
         let transaction = &mut self.transactions[slot];
         transaction.bytes = bytes;
+        transaction.protected = !self.scratch.protection.is_empty();
         transaction.cseq = cseq;
         transaction.sent = order.sent.unwrap_or(sent.at());
         transaction.client = ClientTransaction::new(Invite::NonInvite, reliable, sent.at());
         transaction.timer = self.wheel.insert(transaction.client.next(), super::Timer::Transaction(slot));
         *self.slot_of(&order) = slot;
         match sent {
-            Sent::At(_) | Sent::Queued(_) => host.message_sent(self.method_of(order.purpose), 0, false),
+            Sent::At(_) | Sent::Queued(..) => host.message_sent(self.method_of(order.purpose), 0, false),
             Sent::Blocked(at) => {
                 host.message_sent(self.method_of(order.purpose), 0, false);
                 host.count(order.stage, Counter::WriteBlocked, at, 1);
@@ -177,17 +178,19 @@ impl Population {
             }
         }
         match sent {
-            Sent::Queued(_) if order.sent.is_none() => self.unflushed.push((slot, generation)),
+            Sent::Queued(_, place) if order.sent.is_none() => self.unflushed.push((slot, generation, place)),
             _ if order.sent.is_none() => self.first_sent(&order, sent.at(), host),
             _ => {}
         }
         true
     }
 
-    /// What was queued (see [`Sent::Queued`]) left; the clock was read just before, at `at`.
-    pub fn flushed(&mut self, at: Time, host: &mut impl Host) {
+    /// What was queued (see [`Sent::Queued`]) left: when, by the numbers that the host gave. The clock
+    /// was read just before each.
+    pub fn flushed(&mut self, times: &[Time], host: &mut impl Host) {
         let mut queued = std::mem::take(&mut self.unflushed);
-        for (slot, generation) in queued.drain(..) {
+        for (slot, generation, place) in queued.drain(..) {
+            let Some(at) = times.get(place as usize).copied() else { continue };
             if self.transactions.generation(slot) != generation {
                 continue; // it was abandoned before it left
             }
@@ -212,7 +215,7 @@ impl Population {
         let method = self.method_of(self.transactions[slot].purpose);
         let transaction = &mut self.transactions[slot];
         let (stage, user) = (transaction.stage, transaction.user);
-        let incoming = Incoming { message, request: &transaction.bytes };
+        let incoming = Incoming { message, request: transaction.protected_bytes() };
         let auth = &mut self.users[user as usize].auth;
         if self.protection.read(auth, &*self.accounts, user, &incoming) == Reading::Refused {
             host.count(stage, Counter::AuthMismatch, stamp, 1);
@@ -234,10 +237,11 @@ impl Population {
         }
         let mut order = Order::again(transaction);
         order.tried &= !tried::UNPROVEN;
+        let protected = transaction.protected;
         self.close(slot);
         self.recall_target(&order);
         match code {
-            401 | 407 => self.challenged(now, stamp, order, message, host),
+            401 | 407 => self.challenged(now, stamp, order, protected, message, host),
             423 if order.tried & tried::MIN_EXPIRES == 0 => {
                 let least = message.header(HeaderId::MinExpires).and_then(value::number);
                 match least.filter(|least| *least > order.expires && order.expires > 0) {
@@ -261,13 +265,14 @@ impl Population {
         now: Time,
         stamp: Time,
         mut order: Order,
+        protected: bool,
         message: &Message<'_>,
         host: &mut impl Host,
     ) {
         if self.association_lost(now, stamp, order, message, host) {
             return;
         }
-        let incoming = Incoming { message, request: &self.scratch.request };
+        let incoming = Incoming { message, request: if protected { &self.scratch.request } else { b"" } };
         if let Scheme::Ntlm(ntlm) = &mut self.protection {
             // Servers that send no time of their own check ours.
             ntlm.set_time(self.clock.0 + now.since(self.clock.1) / 100);
@@ -292,7 +297,9 @@ impl Population {
             OnTimer::Wait => self.rearm(slot),
             OnTimer::Retransmit => {
                 let flow = self.users[transaction.user as usize].flow;
-                if let Sent::Blocked(at) = host.send(flow, transaction.hop, &transaction.bytes) {
+                if let Sent::Blocked(at) =
+                    host.send(transaction.user, flow, transaction.hop, &transaction.bytes)
+                {
                     host.count(transaction.stage, Counter::WriteBlocked, at, 1);
                 }
                 host.message_sent(self.method_of(purpose), 0, true);
@@ -319,22 +326,28 @@ impl Population {
         }
         slots.extend(self.dialogs.get(self.carrier_of(user)).map(|d| d.tx));
         for slot in slots {
-            if let Some(transaction) = self.transactions.get(slot) {
-                let order = Order::again(transaction);
-                self.close(slot);
-                self.ended(now, order, outcome, host);
-            }
+            self.abandon_one(now, slot, outcome, host);
+        }
+    }
+
+    /// One request will not be answered, if there is one.
+    pub(super) fn abandon_one(
+        &mut self,
+        now: Time,
+        slot: Slot,
+        outcome: Outcome<'_, '_>,
+        host: &mut impl Host,
+    ) {
+        if let Some(transaction) = self.transactions.get(slot) {
+            let order = Order::again(transaction);
+            self.close(slot);
+            self.ended(now, order, outcome, host);
         }
     }
 
     /// A PUBLISH that nobody waits for any more still has to end.
     fn abandon_publication(&mut self, now: Time, user: u32, host: &mut impl Host) {
-        let slot = self.users[user as usize].publish_tx;
-        if let Some(transaction) = self.transactions.get(slot) {
-            let order = Order::again(transaction);
-            self.close(slot);
-            self.ended(now, order, Outcome::Gone, host);
-        }
+        self.abandon_one(now, self.users[user as usize].publish_tx, Outcome::Gone, host);
     }
 
     /// Sends nothing and forgets: the end of a run that is cut off.
@@ -358,6 +371,7 @@ impl Population {
             tried: order.tried,
             challenges: order.challenges,
             attempts: order.attempts,
+            protected: false,
             moves: order.moves,
             redirects: order.redirects,
             user: order.user,

@@ -26,8 +26,7 @@ impl Population {
     pub(super) fn answered(&mut self, slot: Slot, flow: Flow, message: &Message<'_>, host: &mut impl Host) {
         let dialog = &mut self.dialogs[slot];
         if !dialog.has(has::NOTIFY) {
-            dialog.remote_tag.clear();
-            dialog.remote_tag.extend_from_slice(message.to_tag().unwrap_or(b""));
+            self.texts.set(&mut dialog.remote_tag, message.to_tag().unwrap_or(b""));
         }
         self.refresh(slot, flow, message, routes_of_response, host);
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use adsum_sip::Time;
 use adsum_sip::client::ClientTransaction;
 use adsum_sip::protection::{Attempts, Protection, Scheme};
-use smallvec::SmallVec;
+use adsum_sip::texts::Text;
 
 use crate::host::{Activity, Flow, Hop, Stage};
 use crate::slab::{NONE, Slot};
@@ -71,7 +71,7 @@ pub(super) struct User {
     pub publish_tx: Slot,
     /// Number of its latest publication; 0 before the first.
     pub sequence: u32,
-    pub etag: SmallVec<[u8; 32]>,
+    pub etag: Text,
     pub publish_timer: TimerId,
     /// Oldest and newest publication that is not closed; linked by [`Publication::next`].
     pub oldest: Slot,
@@ -101,7 +101,7 @@ impl Default for User {
             publish_cseq: 0,
             publish_tx: NONE,
             sequence: 0,
-            etag: SmallVec::new(),
+            etag: Text::default(),
             publish_timer: TimerId::NONE,
             oldest: NONE,
             newest: NONE,
@@ -186,7 +186,7 @@ pub(super) struct Dialog {
     pub remote_cseq: u32,
     pub remote_branch: u32,
     pub remote_status: u16,
-    pub remote_tag: SmallVec<[u8; 40]>,
+    pub remote_tag: Text,
     pub target: Option<Rc<Target>>,
     /// The activity that runs: subscribe or unsubscribe.
     pub stage: Stage,
@@ -276,6 +276,8 @@ pub(super) struct Transaction {
     /// How often it was challenged.
     pub challenges: u8,
     pub attempts: Attempts,
+    /// The request has header lines that protect it.
+    pub protected: bool,
     /// How many targets it was sent to before.
     pub moves: u8,
     /// How often it was redirected.
@@ -296,6 +298,13 @@ pub(super) struct Transaction {
     pub sent: Time,
     /// The bytes, for retransmission over UDP and for transcripts.
     pub bytes: Vec<u8>,
+}
+
+impl Transaction {
+    /// What a scheme may have to know of the request: nothing, if it did nothing for it.
+    pub fn protected_bytes(&self) -> &[u8] {
+        if self.protected { &self.bytes } else { b"" }
+    }
 }
 
 /// One publication until its PUBLISH is answered and every expectation ended.
@@ -382,7 +391,7 @@ impl Default for Pair {
 }
 
 /// What a timer of the wheel is for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timer {
     /// Timers E, F of a transaction.
     Transaction(Slot),
@@ -400,14 +409,51 @@ pub(super) enum Timer {
     KeepAlive(u32),
 }
 
+/// A [`Timer`] in four bytes: its kind in the upper three bits. A shard has less than 2²⁹ of anything.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key(u32);
+
+const KIND: u32 = 29;
+
+impl From<Timer> for Key {
+    fn from(timer: Timer) -> Key {
+        let (kind, of) = match timer {
+            Timer::Transaction(slot) => (0, slot),
+            Timer::Dialog(slot) => (1, slot),
+            Timer::Deadline(slot) => (2, slot),
+            Timer::Registration(user) => (3, user),
+            Timer::Repair(user) => (4, user),
+            Timer::Document(user) => (5, user),
+            Timer::KeepAlive(user) => (6, user),
+        };
+        debug_assert!(of < 1 << KIND, "{of}");
+        Key(kind << KIND | of & ((1 << KIND) - 1))
+    }
+}
+
+impl From<Key> for Timer {
+    fn from(Key(key): Key) -> Timer {
+        let of = key & ((1 << KIND) - 1);
+        match key >> KIND {
+            0 => Timer::Transaction(of),
+            1 => Timer::Dialog(of),
+            2 => Timer::Deadline(of),
+            3 => Timer::Registration(of),
+            4 => Timer::Repair(of),
+            5 => Timer::Document(of),
+            _ => Timer::KeepAlive(of),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_million_users_fit_into_a_few_hundred_megabytes() {
-        assert!(size_of::<User>() <= 208, "{}", size_of::<User>());
-        assert!(size_of::<Dialog>() <= 136, "{}", size_of::<Dialog>());
+        assert!(size_of::<User>() <= 104, "{}", size_of::<User>());
+        assert!(size_of::<Dialog>() <= 88, "{}", size_of::<Dialog>());
         // What `lync` adds for each of its users, a GRUU of some 70 bytes not counted.
         let endpoint = size_of::<super::super::lync_state::Endpoint>();
         assert!(endpoint <= 136, "{endpoint}");

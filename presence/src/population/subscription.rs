@@ -609,6 +609,7 @@ impl Population {
         let mut timer = std::mem::replace(&mut dialog.timer, TimerId::NONE);
         let tx = std::mem::replace(&mut dialog.tx, NONE);
         dialog.target = None;
+        self.texts.clear(&mut dialog.remote_tag);
         let (owner, publisher, own) = (dialog.owner, dialog.publisher, dialog.has(has::SELF));
         let carrier = dialog.has(has::CARRIER);
         let (active, next) = (dialog.has(has::ACTIVE), dialog.next_watcher);

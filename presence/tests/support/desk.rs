@@ -66,13 +66,13 @@ impl<C: Carrier> Host for Desk<C> {
         Opened::Ready(0)
     }
     fn close(&mut self, _: u32, _: Flow) {}
-    fn send(&mut self, _: Flow, _: Hop, bytes: &[u8]) -> Sent {
+    fn send(&mut self, _: u32, _: Flow, _: Hop, bytes: &[u8]) -> Sent {
         self.carrier.carry(self.now, bytes);
         Sent::At(self.now)
     }
     fn reply(&mut self, flow: Flow, _: Origin, bytes: &[u8]) -> Sent {
         self.replies.push(bytes.to_vec());
-        self.send(flow, Hop::Target, bytes)
+        self.send(0, flow, Hop::Target, bytes)
     }
     fn write_local(&self, _: Flow, out: &mut Vec<u8>) {
         out.extend_from_slice(b"127.0.0.1:4000");

@@ -98,12 +98,12 @@ impl Host for Wire {
             assert_eq!(self.open.remove(&flow), Some(user), "a flow is closed that is not the user's");
         }
     }
-    fn send(&mut self, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
+    fn send(&mut self, _: u32, flow: Flow, hop: Hop, bytes: &[u8]) -> Sent {
         self.sent.push_back(Out { at: self.now, flow, hop, bytes: bytes.to_vec() });
         Sent::At(self.now)
     }
     fn reply(&mut self, flow: Flow, _: Origin, bytes: &[u8]) -> Sent {
-        self.send(flow, Hop::Target, bytes)
+        self.send(0, flow, Hop::Target, bytes)
     }
     fn write_local(&self, flow: Flow, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("127.0.0.1:{}", 4000 + flow).as_bytes());

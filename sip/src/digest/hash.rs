@@ -101,26 +101,54 @@ pub enum Text<'a> {
 
 use Text::{Plain, Quoted};
 
+/// Pieces on their way into a hasher, many at a time: to a hasher each costs a multiple of its length.
+struct Gathered<D> {
+    text: [u8; 512],
+    len: usize,
+    hasher: D,
+}
+
+impl<D: md5::Digest> Gathered<D> {
+    #[inline]
+    fn add(&mut self, piece: &[u8]) {
+        if piece.len() > self.text.len() - self.len {
+            self.hasher.update(&self.text[..self.len]);
+            self.len = 0;
+        }
+        match self.text[self.len..].get_mut(..piece.len()) {
+            Some(place) => {
+                place.copy_from_slice(piece);
+                self.len += piece.len();
+            }
+            None => self.hasher.update(piece),
+        }
+    }
+
+    fn finish(mut self) -> md5::digest::Output<D> {
+        self.hasher.update(&self.text[..self.len]);
+        self.hasher.finalize()
+    }
+}
+
 /// H of the pieces, one after the other.
 #[must_use]
 pub fn hash(function: Hash, pieces: &[Text<'_>]) -> Hex {
     fn run<D: md5::Digest>(pieces: &[Text<'_>]) -> Hex {
-        let mut hasher = D::new();
+        let mut gathered = Gathered { text: [0; 512], len: 0, hasher: D::new() };
         for piece in pieces {
             match *piece {
-                Plain(text) => hasher.update(text),
-                Quoted(mut text) => {
-                    while let Some(at) = memchr::memchr(b'\\', text) {
-                        hasher.update(&text[..at]);
-                        let escaped = text.get(at + 1..at + 2).unwrap_or(b"");
-                        hasher.update(escaped);
-                        text = text.get(at + 2..).unwrap_or(b"");
+                Plain(plain) => gathered.add(plain),
+                Quoted(mut quoted) => {
+                    while let Some(at) = memchr::memchr(b'\\', quoted) {
+                        gathered.add(&quoted[..at]);
+                        gathered.add(quoted.get(at + 1..at + 2).unwrap_or(b""));
+                        quoted = quoted.get(at + 2..).unwrap_or(b"");
                     }
-                    hasher.update(text);
+                    gathered.add(quoted);
                 }
             }
         }
-        Hex::of_bytes(&hasher.finalize())
+        Hex::of_bytes(&gathered.finish())
     }
     match function {
         Hash::Md5 => run::<Md5>(pieces),

@@ -310,6 +310,7 @@ impl Protection for Ntlm {
         if self.held(user).is_some_and(|held| held.stage == Stage::Rejected) {
             return Verdict::Rejected;
         }
+        self.trouble = None;
         let proxy = incoming.message.code() == 407;
         let id = if proxy { HeaderId::ProxyAuthenticate } else { HeaderId::WwwAuthenticate };
         let Some((params, _)) = Params::of(incoming.message, &[id]) else { return Verdict::Unsupported };
@@ -353,6 +354,10 @@ impl Protection for Ntlm {
         {
             *place = None;
         }
+    }
+
+    fn signs_answers(&self) -> bool {
+        true
     }
 
     fn drops_refused(&self) -> bool {
@@ -420,22 +425,25 @@ impl Held {
             }
             return Reading::Unprotected;
         };
-        let Some((params, _)) = Params::of(message, &INFO).filter(|(params, _)| !params.signature.is_empty())
-        else {
-            // Provisional answers and challenges are never signed, and before the handshake
-            // has ended a refusal cannot be.
-            let never = (100..200).contains(&code) || matches!(code, 401 | 407);
-            // The known client takes every answer to a REGISTER: who lost the association has nothing
-            // to sign a refusal with. Not so a success.
-            let refused = code >= 300 && message.cseq().is_some_and(|(_, method)| method == b"REGISTER");
-            let early = self.stage == Stage::Answered && !succeeded && code != 0;
-            return if never || refused || early { Reading::Unprotected } else { Reading::Refused };
-        };
-        let is_of_another = !params.opaque.is_empty() && params.opaque != self.opaque.as_slice();
-        if is_of_another && self.stage == Stage::Answered && !succeeded {
-            // Under the association that is being replaced: nobody can check it any more.
+        let params = Params::of(message, &INFO)
+            .map(|(params, _)| params)
+            .filter(|params| !params.signature.is_empty());
+        // Until the server has proven the new association, it speaks under the one before, or under
+        // none, which nobody can check any more: nothing of that may be lost. Only what ends the
+        // handshake well has to be signed by the new one.
+        let is_ours = params.is_some_and(|p| p.opaque.is_empty() || p.opaque == &self.opaque[..]);
+        let proves = succeeded && call_of(message.call_id()) == self.call;
+        if self.stage == Stage::Answered && !is_ours && !proves {
             return Reading::Unprotected;
         }
+        let Some(params) = params else {
+            // Provisional answers and challenges are never signed. The known client takes every
+            // answer to a REGISTER: who lost the association has nothing to sign a refusal with.
+            // Not so a success.
+            let never = (100..200).contains(&code) || matches!(code, 401 | 407);
+            let refused = code >= 300 && message.cseq().is_some_and(|(_, method)| method == b"REGISTER");
+            return if never || refused { Reading::Unprotected } else { Reading::Refused };
+        };
         let Some(signed) = Signed::incoming(message) else { return Reading::Refused };
         text.clear();
         signed.write(self.server.version, &params, text);
@@ -447,5 +455,16 @@ impl Held {
             self.stage = Stage::Standing;
         }
         Reading::Accepted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Held;
+
+    /// Each user of a run has one.
+    #[test]
+    fn an_association_takes_less_than_a_user() {
+        assert!(size_of::<Held>() <= 208, "{}", size_of::<Held>());
     }
 }

@@ -17,6 +17,9 @@ use crate::value;
 
 /// Associations at most; the oldest makes room. Clients without one are challenged anew.
 pub const MAX_ASSOCIATIONS: usize = 1 << 21;
+/// Of one connection at most, handshakes included; the oldest of it makes room. Clients have one for
+/// each user, and one more while they renew it.
+pub const MAX_OF_CONNECTION: usize = 256;
 /// Running numbers may come out of order within this many.
 const WINDOW: u32 = 256;
 
@@ -26,7 +29,7 @@ const OFFERED: u32 = ntlm::SPOKEN | 0x1_0000; // the target is a domain
 /// Who a server is.
 #[derive(Debug, Clone)]
 pub struct AuthorityConfig {
-    /// Protocol version: 2, 3 or 4.
+    /// Protocol version that is offered: 2, 3 or 4. An association has that of its client, at most this.
     pub version: u8,
     /// `targetname`: the server's FQDN.
     pub target: String,
@@ -36,6 +39,8 @@ pub struct AuthorityConfig {
     pub proxy: bool,
     /// Signatures by HMAC; without, by CRC-32 as old servers have it.
     pub extended: bool,
+    /// Asks for a MIC, and refuses whoever brings none. One that is there is checked in any case.
+    pub mic: bool,
     /// What nonces, opaques and `srand` are made from.
     pub key: u64,
 }
@@ -55,6 +60,8 @@ pub enum Refusal {
     UnknownAccount,
     /// The response is that of another password.
     WrongPassword,
+    /// The code that covers CHALLENGE and AUTHENTICATE is not right, or missing.
+    WrongMic,
     /// What it sent is no AUTHENTICATE.
     Malformed,
     /// It named an association that there is not, or not on this connection.
@@ -77,7 +84,11 @@ pub enum Check {
 #[derive(Debug)]
 struct Held {
     connection: u64,
+    /// What its client named; without a word of it 2.
+    version: u8,
     nonce: [u8; 8],
+    /// In its CHALLENGE.
+    filetime: u64,
     keys: Option<Keys>,
     /// NT domain and account name as the client gave them.
     account: (String, String),
@@ -94,7 +105,9 @@ pub struct Authority {
     config: AuthorityConfig,
     counter: u64,
     held: HashMap<u64, Held>,
-    /// In the order in which they began, those that have ended among them.
+    /// Those of a connection, in the order in which they began.
+    connections: HashMap<u64, Vec<u64>>,
+    /// All, in the order in which they began, those that have ended among them.
     order: VecDeque<u64>,
     /// Associations that made room for others.
     evicted: u64,
@@ -109,6 +122,7 @@ impl Authority {
             config,
             counter: 0,
             held: HashMap::new(),
+            connections: HashMap::new(),
             order: VecDeque::new(),
             evicted: 0,
             text: Vec::new(),
@@ -143,21 +157,38 @@ impl Authority {
         self.remove(association.0);
     }
 
-    /// Forgets all of a connection, half-open ones too. Looks at every association.
+    /// True while this association is neither over nor forgotten.
+    #[must_use]
+    pub fn holds(&self, association: Association) -> bool {
+        self.held.contains_key(&association.0)
+    }
+
+    /// Forgets all of a connection, half-open ones too.
     pub fn forget_connection(&mut self, connection: u64) {
-        self.held.retain(|_, held| held.connection != connection);
+        for number in self.connections.remove(&connection).unwrap_or_default() {
+            self.held.remove(&number);
+        }
         self.trim();
     }
 
-    /// Associations that made room for others because there were [`MAX_ASSOCIATIONS`].
+    /// Associations that made room for others because there were [`MAX_ASSOCIATIONS`], or
+    /// [`MAX_OF_CONNECTION`] of one connection.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    fn remove(&mut self, number: u64) {
-        self.held.remove(&number);
+    /// True if it was there.
+    fn remove(&mut self, number: u64) -> bool {
+        let Some(held) = self.held.remove(&number) else { return false };
+        if let Some(own) = self.connections.get_mut(&held.connection) {
+            own.retain(|other| *other != number);
+            if own.is_empty() {
+                self.connections.remove(&held.connection);
+            }
+        }
         self.trim();
+        true
     }
 
     /// What has ended stays in the order until it is the larger part of it.
@@ -189,8 +220,9 @@ impl Authority {
         let Some((params, _)) = Params::of(message, &AUTHORIZATION) else {
             return self.refuse(Refusal::None, lines);
         };
+        let newest = self.config.version;
         if params.token.is_some_and(<[u8]>::is_empty) {
-            self.challenge(connection, filetime, lines);
+            self.challenge(connection, params.version.unwrap_or(2).min(newest), filetime, lines);
             return Check::Challenged(Refusal::Asked);
         }
         let number = opaque_number(params.opaque);
@@ -203,21 +235,17 @@ impl Authority {
                 // An association is proven once; a client that wants another asks for a challenge.
                 return self.refuse(Refusal::Malformed, lines);
             }
-            match take(held, token, nt_hash, self.config.extended) {
-                Ok(()) => {}
-                Err(refusal) => {
-                    self.remove(number);
-                    return self.refuse(refusal, lines);
-                }
+            if let Err(refusal) = take(held, token, nt_hash, &self.config) {
+                self.remove(number);
+                return self.refuse(refusal, lines);
             }
-            if params.signature.is_empty() && self.config.version < 4 {
+            // Before version 4 an AUTHENTICATE goes without a signature.
+            held.version = params.version.map_or(held.version, |named| named.min(newest));
+            if params.signature.is_empty() && held.version < 4 {
                 return Check::Passed(Association(number));
             }
         }
-        let Some(held) = self.held.get_mut(&number) else {
-            return self.refuse(Refusal::NoAssociation, lines);
-        };
-        match verify(held, message, &params, self.config.version, &mut self.text) {
+        match verify(held, message, &params, &mut self.text) {
             Ok(()) => Check::Passed(Association(number)),
             Err(refusal) => self.refuse(refusal, lines),
         }
@@ -262,7 +290,7 @@ impl Authority {
         let seal =
             Params { realm: REALM.as_bytes(), target, rand: srand.text(), number, ..Params::default() };
         self.text.clear();
-        Signed::outgoing(outgoing).write(self.config.version, &seal, &mut self.text);
+        Signed::outgoing(outgoing).write(held.version, &seal, &mut self.text);
         let mut signature = keys.sign(Side::Server, &self.text);
         if wrongly {
             signature[4] ^= 1;
@@ -280,7 +308,7 @@ impl Authority {
         out.extend_from_slice(b", qop=\"auth\"");
         put(out, "targetname", target);
         put(out, "realm", REALM.as_bytes());
-        put_version(out, self.config.version);
+        put_version(out, held.version);
         out.extend_from_slice(b"\r\n");
     }
 
@@ -302,37 +330,31 @@ impl Authority {
     }
 
     /// The second challenge: a CHALLENGE and the name of the association that it begins.
-    fn challenge(&mut self, connection: u64, filetime: u64, lines: &mut Vec<u8>) {
+    fn challenge(&mut self, connection: u64, version: u8, filetime: u64, lines: &mut Vec<u8>) {
         let (number, nonce) = (self.random(), self.random().to_le_bytes());
-        if self.held.len() >= MAX_ASSOCIATIONS {
-            while let Some(oldest) = self.order.pop_front() {
-                if self.held.remove(&oldest).is_some() {
-                    self.evicted += 1;
-                    break;
-                }
-            }
+        let own = self.connections.get(&connection).map(Vec::as_slice).unwrap_or_default();
+        if let Some(oldest) = own.first().copied().filter(|_| own.len() >= MAX_OF_CONNECTION) {
+            self.evicted += u64::from(self.remove(oldest));
         }
+        while self.held.len() >= MAX_ASSOCIATIONS {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.evicted += u64::from(self.remove(oldest));
+        }
+        self.connections.entry(connection).or_default().push(number);
         self.order.push_back(number);
         let held = Held {
             connection,
+            version,
             nonce,
+            filetime,
             keys: None,
             account: Default::default(),
             number: 0,
             highest: 0,
             seen: [0; WINDOW as usize / 64],
         };
+        let bytes = challenge_of(&self.config, &held);
         self.held.insert(number, held);
-        let host = self.config.target.split('.').next().unwrap_or("").to_uppercase();
-        let dns = self.config.target.split_once('.').map_or("", |(_, domain)| domain);
-        let mut info = Vec::new();
-        let time = (filetime > 0).then(|| filetime.to_le_bytes());
-        ntlm::write_target_info(&self.config.domain, &host, dns, &self.config.target, time, &mut info);
-        let name: Vec<u8> = self.config.domain.encode_utf16().flat_map(u16::to_le_bytes).collect();
-        let challenge =
-            Challenge { flags: flags(self.config.extended), nonce, target_name: &name, target_info: &info };
-        let mut bytes = Vec::new();
-        challenge.write(&mut bytes);
         self.begin(lines);
         put(lines, "opaque", Hex::of_bytes(&number.to_be_bytes()).text());
         put(lines, "gssapi-data", BASE64_STANDARD.encode(&bytes).as_bytes());
@@ -347,6 +369,26 @@ fn flags(extended: bool) -> u32 {
     if extended { OFFERED } else { OFFERED & !flag::EXTENDED_SESSION_SECURITY }
 }
 
+/// The CHALLENGE of an association; whenever it is asked for, the same.
+fn challenge_of(config: &AuthorityConfig, held: &Held) -> Vec<u8> {
+    let host = config.target.split('.').next().unwrap_or("").to_uppercase();
+    let dns = config.target.split_once('.').map_or("", |(_, domain)| domain);
+    let time = (held.filetime > 0).then(|| held.filetime.to_le_bytes());
+    let mut info = Vec::new();
+    ntlm::write_target_info(&config.domain, &host, dns, &config.target, time, config.mic, &mut info);
+    let name: Vec<u8> = config.domain.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let challenge = Challenge {
+        flags: flags(config.extended),
+        nonce: held.nonce,
+        target_name: &name,
+        target_info: &info,
+        bytes: b"",
+    };
+    let mut bytes = Vec::new();
+    challenge.write(&mut bytes);
+    bytes
+}
+
 fn opaque_number(opaque: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(opaque).ok().filter(|text| text.len() == 16)?;
     u64::from_str_radix(text, 16).ok()
@@ -357,13 +399,16 @@ fn take(
     held: &mut Held,
     token: &[u8],
     nt_hash: impl FnOnce(&str, &str) -> Option<[u8; 16]>,
-    extended: bool,
+    config: &AuthorityConfig,
 ) -> Result<(), Refusal> {
     let bytes = BASE64_STANDARD.decode(token).map_err(|_| Refusal::Malformed)?;
     let answer = Authenticate::read(&bytes).map_err(|_| Refusal::Malformed)?;
     let nt_hash = nt_hash(&answer.domain, &answer.user).ok_or(Refusal::UnknownAccount)?;
-    let keys = answer.verify(&held.nonce, flags(extended), &nt_hash).map_err(|error| match error {
+    let sent = challenge_of(config, held);
+    let challenge = Challenge::read(&sent).map_err(|_| Refusal::Malformed)?;
+    let keys = answer.verify(&challenge, &nt_hash).map_err(|error| match error {
         NtlmError::WrongResponse => Refusal::WrongPassword,
+        NtlmError::WrongMic => Refusal::WrongMic,
         _ => Refusal::Malformed,
     })?;
     held.keys = Some(keys);
@@ -378,13 +423,12 @@ fn verify(
     held: &mut Held,
     message: &Message<'_>,
     params: &Params<'_>,
-    version: u8,
     text: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
     let keys = held.keys.as_ref().ok_or(Refusal::BadSignature)?;
     let signed = Signed::incoming(message).ok_or(Refusal::BadSignature)?;
     text.clear();
-    signed.write(version, params, text);
+    signed.write(held.version, params, text);
     let right = Hex::of_bytes(&keys.sign(Side::Client, text));
     if !params.signature.eq_ignore_ascii_case(right.text()) {
         return Err(Refusal::BadSignature);

@@ -1,11 +1,11 @@
 //! Batch subscriptions ([MS-PRES] §2.2.2.4.1): who is watched in a dialog, and
 //! the list that answers them.
 
-use adsum_presence::slab::NONE;
 use adsum_sip::ids::mix;
 use adsum_sip::{HeaderId, Message};
 
 use super::super::ids::write_user;
+use super::super::list::{Linked, Links};
 use super::category::{self, Categories};
 use super::dialog::Package;
 use super::doc::{self, Tree};
@@ -29,8 +29,14 @@ pub(super) struct Watch {
     categories: Categories,
     /// With `hold_notify`: what has to be told.
     pub(super) held: Categories,
-    previous: u32,
-    pub(super) next: u32,
+    /// In the list of those who watch the same user.
+    pub(super) links: Links,
+}
+
+impl Linked for Watch {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
 }
 
 impl Watch {
@@ -55,6 +61,8 @@ enum Verdict {
     NoResource,
     /// The fault knob: to be asked directly.
     Resubscribe,
+    /// A bound: too many are watched already.
+    Refused,
     /// Not to be watched any more.
     Leave(u32),
 }
@@ -133,13 +141,17 @@ impl Lync {
             && (mix(self.config.seed ^ mix(u64::from(user))) >> 11) as f64 / (1u64 << 53) as f64 <= share
     }
 
-    /// Begins, changes and ends watches; what is too many is counted and not watched.
-    pub(super) fn watch(&mut self, dialog: u32, entries: &[Entry]) {
+    /// Begins, changes and ends watches; who is too many is counted and told to be refused.
+    pub(super) fn watch(&mut self, dialog: u32, entries: &mut [Entry]) {
         for entry in entries {
             match entry.verdict {
                 Verdict::Active(publisher, categories) => match self.watched(dialog, publisher) {
                     Some(slot) => self.watches[slot].categories = categories,
-                    None => self.link(dialog, publisher, categories),
+                    None if self.has_room(dialog) => self.link(dialog, publisher, categories),
+                    None => {
+                        self.stats.refused += 1;
+                        entry.verdict = Verdict::Refused;
+                    }
                 },
                 Verdict::Leave(publisher) => {
                     if let Some(slot) = self.watched(dialog, publisher) {
@@ -147,7 +159,7 @@ impl Lync {
                         self.unlink(slot);
                     }
                 }
-                Verdict::NoResource => {}
+                Verdict::NoResource | Verdict::Refused => {}
                 Verdict::Resubscribe => self.stats.resubscribes += 1,
             }
         }
@@ -158,35 +170,23 @@ impl Lync {
         all.iter().copied().find(|slot| self.watches[*slot].publisher == publisher)
     }
 
+    fn has_room(&self, dialog: u32) -> bool {
+        self.watches.len() < MAX_WATCHES && self.dialogs[dialog].watches.len() < MAX_RESOURCES
+    }
+
     fn link(&mut self, dialog: u32, publisher: u32, categories: Categories) {
-        if self.watches.len() >= MAX_WATCHES || self.dialogs[dialog].watches.len() >= MAX_RESOURCES {
-            self.stats.refused += 1;
-            return;
-        }
-        let watch = Watch { dialog, publisher, categories, held: 0, previous: NONE, next: NONE };
+        let watch = Watch { dialog, publisher, categories, held: 0, links: Links::default() };
         let (slot, _) = self.watches.insert(watch);
         self.dialogs[dialog].watches.push(slot);
-        let last = std::mem::replace(&mut self.user(publisher).last_watch, slot);
-        self.watches[slot].previous = last;
-        match self.watches.get_mut(last) {
-            Some(before) => before.next = slot,
-            None => self.user(publisher).first_watch = slot,
-        }
+        self.users.entry(publisher).watchers.push(slot, &mut self.watches);
     }
 
     /// Takes a watch out of its publisher's list; its dialog forgets it by itself.
     pub(super) fn unlink(&mut self, slot: u32) {
         let Some(watch) = self.watches.get(slot) else { return };
-        let (before, after, publisher) = (watch.previous, watch.next, watch.publisher);
+        let (links, publisher) = (watch.links, watch.publisher);
         self.watches.release(slot);
-        match self.watches.get_mut(before) {
-            Some(watch) => watch.next = after,
-            None => self.user(publisher).first_watch = after,
-        }
-        match self.watches.get_mut(after) {
-            Some(watch) => watch.previous = before,
-            None => self.user(publisher).last_watch = before,
-        }
+        self.users.entry(publisher).watchers.remove(links, &mut self.watches);
     }
 
     /// All that a dialog is about.
@@ -232,6 +232,9 @@ impl Lync {
                     body.extend_from_slice(b"\"/>");
                 }
                 Verdict::Resubscribe => body.extend_from_slice(b"<instance id=\"0\" state=\"resubscribe\"/>"),
+                Verdict::Refused => {
+                    body.extend_from_slice(b"<instance id=\"0\" state=\"terminated\" reason=\"rejected\"/>")
+                }
                 Verdict::NoResource | Verdict::Leave(_) => {
                     body.extend_from_slice(
                         b"<instance id=\"0\" state=\"terminated\" reason=\"noresource\"/>",

@@ -174,7 +174,7 @@ impl Lync {
         let Some(action) = tree.root().child("Body").and_then(|body| body.children().next()) else {
             return self.not_xml();
         };
-        let contacts = self.user(user).contacts.get_or_insert_default();
+        let contacts = self.users.entry(user).contacts.get_or_insert_default();
         let before = contacts.delta;
         let changed = match contacts.change(action) {
             Ok(changed) => changed,
@@ -188,7 +188,7 @@ impl Lync {
         self.body.push(b'>');
         self.body.extend_from_slice(&changed.change);
         self.body.extend_from_slice(b"</contactDelta>");
-        let endpoints = self.user(user).endpoints.clone();
+        let endpoints = self.users.entry(user).endpoints.clone();
         for endpoint in endpoints {
             let dialogs = self.endpoints[endpoint].dialogs.clone();
             for slot in dialogs {
@@ -212,7 +212,7 @@ impl Lync {
     /// The whole list, into `body`.
     pub(super) fn write_contacts(&mut self, user: u32) {
         let fallback = Contacts::default();
-        let held = self.users.get(user as usize - 1).and_then(|u| u.contacts.as_deref()).unwrap_or(&fallback);
+        let held = self.users.get(user).and_then(|u| u.contacts.as_deref()).unwrap_or(&fallback);
         self.body.extend_from_slice(b"<contactList");
         number("deltaNum", held.delta, &mut self.body);
         self.body.push(b'>');

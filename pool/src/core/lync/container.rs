@@ -93,7 +93,7 @@ impl Lync {
     /// The container through which somebody sees a user: of those that he is a
     /// member of, the one with the highest number.
     pub(super) fn effective(&self, publisher: u32, watcher: u32) -> u16 {
-        let held = self.users.get(publisher as usize - 1).and_then(|u| u.containers.as_deref());
+        let held = self.users.get(publisher).and_then(|u| u.containers.as_deref());
         match held {
             None => {
                 if self.config.lync.bare_containers {
@@ -122,7 +122,7 @@ impl Lync {
     /// `<containers>…</containers>`, into `out`.
     pub(super) fn write_containers(&self, user: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(b"<containers xmlns=\"http://schemas.microsoft.com/2006/09/sip/containers\">");
-        let held = self.users.get(user as usize - 1).and_then(|u| u.containers.as_ref());
+        let held = self.users.get(user).and_then(|u| u.containers.as_ref());
         let fallback;
         let held = match held {
             Some(held) => held,
@@ -189,7 +189,13 @@ impl Lync {
                         "member: type is user or domain with a value, or sameEnterprise, federated, publicCloud, everyone",
                     );
                 };
+                if members.len() >= MAX_MEMBERS {
+                    return self.refuse(403, 4008, "too many containers or members");
+                }
                 members.push((adds, member));
+            }
+            if changes.len() >= MAX_CONTAINERS {
+                return self.refuse(403, 4008, "too many containers or members");
             }
             changes.push(Change { id, version, members });
         }
@@ -204,7 +210,7 @@ impl Lync {
         out: &mut Vec<Out>,
     ) -> Reply {
         let bare = self.config.lync.bare_containers;
-        let mut held = self.user(user).containers.clone().unwrap_or_else(|| defaults(bare));
+        let mut held = self.users.entry(user).containers.clone().unwrap_or_else(|| defaults(bare));
         let mut conflicts = Vec::new();
         for (at, change) in changes.iter().enumerate() {
             let known = held.iter().position(|c| c.id == change.id).unwrap_or_else(|| {
@@ -232,7 +238,7 @@ impl Lync {
         }
         let before = self.watch_list(user);
         let before: Vec<_> = before.into_iter().map(|(w, d)| (w, d, self.container_of(user, d))).collect();
-        self.user(user).containers = Some(held);
+        self.users.entry(user).containers = Some(held);
         // Whoever sees it through another container now is told all anew.
         for (watch, dialog, container) in before {
             if self.container_of(user, dialog) != container {
@@ -240,17 +246,17 @@ impl Lync {
                 self.tell_watch(now, now, watch, categories, out);
             }
         }
-        self.tell_self(now, user, 0, &[], true, out);
+        self.tell_self(now, now, user, 0, &[], true, out);
         Reply::new(200)
     }
 
     /// Watches of a user and their dialogs.
     fn watch_list(&self, user: u32) -> Vec<(u32, u32)> {
         let mut all = Vec::new();
-        let mut slot = self.users.get(user as usize - 1).map_or(super::NONE, |u| u.first_watch);
+        let mut slot = self.users.get(user).map_or(super::NONE, |u| u.watchers.first());
         while let Some(watch) = self.watches.get(slot) {
             all.push((slot, watch.dialog));
-            slot = watch.next;
+            slot = watch.links.next();
         }
         all
     }

@@ -96,6 +96,10 @@ impl Lync {
             return Reply::new(489);
         };
         let Some(endpoint) = self.sender(user, peer, message) else {
+            // With its endpoint a dialog is gone: that may cross with what was asked in it.
+            if message.to_tag().is_some() {
+                return self.refusal(481, 2014, "Subscription dialog does not exist");
+            }
             return self.refusal(403, 4000, "this endpoint is not registered: REGISTER it first");
         };
         let asked = message.expires();
@@ -122,7 +126,7 @@ impl Lync {
                 self.refusal(403, 2004, "Subscriber not authorised to subscribe")
             };
         };
-        let entries = match self.entries(package, own, known, message) {
+        let mut entries = match self.entries(package, own, known, message) {
             Ok(entries) => entries,
             Err(reply) => return reply,
         };
@@ -139,12 +143,13 @@ impl Lync {
         }
         self.dialogs[slot].expires = now + u64::from(granted) * SECOND;
         self.arm_dialog(slot);
-        self.watch(slot, &entries);
+        self.watch(slot, &mut entries);
         let content = self.first(user, package, &entries, !is_new && message.body().is_empty(), slot);
         let generation = self.dialogs.generation(slot);
         let reply = Reply {
             tag: Tag::Dialog(slot, generation),
             expires: Some(granted),
+            is_notification: self.piggybacks(message),
             ..self.accepted(peer, package, granted, message)
         };
         self.tell_first(now, slot, content, message, out);
@@ -337,12 +342,9 @@ impl Lync {
         found.into_iter().for_each(|other| self.remove_dialog(other));
     }
 
-    /// Sets the timer, unless one is set that comes early enough.
     pub(super) fn arm_dialog(&mut self, slot: u32) {
-        let Some(dialog) = self.dialogs.get_mut(slot) else { return };
-        if self.timers.due(dialog.timer).is_none_or(|due| dialog.expires < due) {
-            self.timers.cancel(&mut dialog.timer);
-            dialog.timer = self.timers.insert(dialog.expires, Due::Dialog(slot));
+        if let Some(dialog) = self.dialogs.get_mut(slot) {
+            self.timers.arm(&mut dialog.timer, dialog.expires, Due::Dialog(slot));
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use adsum_sip::protection::Outgoing;
 use adsum_sip::sipae::{Authority, AuthorityConfig, Check, REALM, Refusal};
-use adsum_sip::time::{SECOND, Time};
+use adsum_sip::time::Time;
 use adsum_sip::{Message, ntlm};
 
 pub(super) use adsum_sip::sipae::Association;
@@ -20,8 +20,6 @@ use super::clock::write_http_date;
 use super::digest::ByDigest;
 use super::{Lync, Peer, Reply};
 
-/// After which everybody has to prove who he is anew, as servers want it.
-const LIFETIME: u64 = 8 * 3_600 * SECOND;
 /// Seconds from 1601, where FILETIME begins, to 1970.
 const EPOCHS_APART: u64 = 11_644_473_600;
 
@@ -30,14 +28,6 @@ const EPOCHS_APART: u64 = 11_644_473_600;
 struct Proven {
     user: u32,
     since: Time,
-}
-
-/// What was made over a connection.
-#[derive(Debug, Default)]
-struct Made {
-    proven: Vec<Association>,
-    /// Handshakes that were begun and neither proven nor refused.
-    begun: u32,
 }
 
 #[derive(Debug)]
@@ -50,17 +40,21 @@ pub(super) struct Gate {
     nt_domain: String,
     domain: String,
     users: u32,
+    lifetime: u64,
     wrong_share: f64,
     chance: Chance,
+    /// Some that are over may be among them, until they are the larger part.
     proven: HashMap<Association, Proven>,
-    connections: HashMap<u64, Made>,
+    /// All that were ever proven.
+    made: u64,
     /// Scratch: lines of a challenge.
     lines: Vec<u8>,
 }
 
 /// What is offered without being spoken here: the target of Kerberos is the
 /// name of a service, and TLS-DSK says where certificates are had.
-fn offer(scheme: LyncScheme, target: &str, version: u8, out: &mut Vec<u8>) {
+fn offer(scheme: LyncScheme, config: &PoolConfig, out: &mut Vec<u8>) {
+    let (target, version) = (&config.domain, config.lync.sipae_version);
     let (prefix, more) = match scheme {
         LyncScheme::Kerberos => ("sip/", String::new()),
         LyncScheme::TlsDsk => {
@@ -72,9 +66,9 @@ fn offer(scheme: LyncScheme, target: &str, version: u8, out: &mut Vec<u8>) {
     // Version 2 is said by saying nothing.
     let version = if version > 2 { format!(", version={version}") } else { String::new() };
     let name = scheme.name();
-    let line = format!(
-        "WWW-Authenticate: {name} realm=\"{REALM}\", targetname=\"{prefix}{target}\"{version}{more}\r\n"
-    );
+    let header = if config.lync.proxy_auth { "Proxy-Authenticate" } else { "WWW-Authenticate" };
+    let line =
+        format!("{header}: {name} realm=\"{REALM}\", targetname=\"{prefix}{target}\"{version}{more}\r\n");
     out.extend_from_slice(line.as_bytes());
 }
 
@@ -87,15 +81,16 @@ impl Gate {
         let ntlm = schemes.iter().position(|s| *s == LyncScheme::Ntlm);
         for (at, scheme) in schemes.iter().enumerate() {
             let place = if ntlm.is_none_or(|ntlm| at < ntlm) { &mut before } else { &mut after };
-            offer(*scheme, &config.domain, version, place);
+            offer(*scheme, config, place);
         }
         Gate {
             authority: Authority::new(AuthorityConfig {
                 version,
                 target: config.domain.clone(),
                 domain: nt_domain.clone(),
-                proxy: false,
+                proxy: config.lync.proxy_auth,
                 extended: true,
+                mic: config.lync.ntlm_mic,
                 key: config.seed ^ 0x0bac_6a7e,
             }),
             before,
@@ -104,10 +99,11 @@ impl Gate {
             nt_domain,
             domain: config.domain.clone(),
             users: config.users,
+            lifetime: u64::try_from(config.lync.association_lifetime.as_nanos()).unwrap_or(u64::MAX),
             wrong_share: config.lync.wrong_rspauth,
             chance: Chance::new(config.seed ^ 0x6a7e),
             proven: HashMap::new(),
-            connections: HashMap::new(),
+            made: 0,
             lines: Vec::new(),
         }
     }
@@ -117,16 +113,25 @@ impl Gate {
         self.authority.len()
     }
 
+    /// Associations that were proven.
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Associations that made room for others.
+    pub(super) fn evicted(&self) -> u64 {
+        self.authority.evicted()
+    }
+
     /// A connection is gone, and all that was made over it.
     pub(super) fn disconnected(&mut self, connection: u64) {
-        let Some(made) = self.connections.remove(&connection) else { return };
-        for association in &made.proven {
-            self.proven.remove(association);
-            self.authority.forget(*association);
-        }
-        // It has to look for these among all that there are.
-        if made.begun > 0 {
-            self.authority.forget_connection(connection);
+        self.authority.forget_connection(connection);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        if self.proven.len() > 2 * self.authority.len() + 64 {
+            self.proven.retain(|association, _| self.authority.holds(*association));
         }
     }
 
@@ -135,13 +140,10 @@ impl Gate {
     fn look(&mut self, now: Time, unix_ms: u64, connection: u64, message: &Message<'_>) -> Check {
         self.lines.clear();
         if let Some(named) = self.authority.named(message, connection)
-            && self.proven.get(&named).is_some_and(|p| now.since(p.since) > LIFETIME)
+            && self.proven.get(&named).is_some_and(|p| now.since(p.since) > self.lifetime)
         {
             self.proven.remove(&named);
             self.authority.forget(named);
-            if let Some(made) = self.connections.get_mut(&connection) {
-                made.proven.retain(|other| *other != named);
-            }
         }
         let filetime = (unix_ms + EPOCHS_APART * 1_000) * 10_000;
         let (nt_domain, sip_domain, users) = (&self.nt_domain, &self.domain, self.users);
@@ -151,25 +153,15 @@ impl Gate {
             write_user(number, &mut password);
             Some(ntlm::nt_hash(std::str::from_utf8(&password).ok()?))
         };
-        let before = self.authority.len();
         let check = self.authority.check(message, connection, filetime, hash, &mut self.lines);
-        match check {
-            Check::Challenged(Refusal::Asked) => {
-                self.connections.entry(connection).or_default().begun += 1;
-            }
-            Check::Challenged(_) if self.authority.len() < before => {
-                let made = self.connections.entry(connection).or_default();
-                made.begun = made.begun.saturating_sub(1);
-            }
-            Check::Passed(association) if !self.proven.contains_key(&association) => {
-                let (domain, user) = self.authority.account(association).unwrap_or_default();
-                let user = account(domain, user, &self.nt_domain, &self.domain, self.users).unwrap_or(0);
-                self.proven.insert(association, Proven { user, since: now });
-                let made = self.connections.entry(connection).or_default();
-                made.proven.push(association);
-                made.begun = made.begun.saturating_sub(1);
-            }
-            _ => {}
+        if let Check::Passed(association) = check
+            && !self.proven.contains_key(&association)
+        {
+            let (domain, user) = self.authority.account(association).unwrap_or_default();
+            let user = account(domain, user, &self.nt_domain, &self.domain, self.users).unwrap_or(0);
+            self.proven.insert(association, Proven { user, since: now });
+            self.made += 1;
+            self.trim();
         }
         check
     }
@@ -197,7 +189,7 @@ impl Gate {
         out: &mut Vec<u8>,
         stats: &mut Stats,
     ) {
-        if !self.proven.contains_key(&association) {
+        if !self.authority.holds(association) {
             return;
         }
         let wrongly = self.chance.hit(self.wrong_share);
@@ -243,7 +235,6 @@ impl Lync {
             ByDigest::Absent { stale } => stale,
         };
         let unix_ms = self.clock.unix_ms(now);
-        let before = self.gate.proven.len();
         // Whom nobody can verify here is as good as without credentials.
         let check = if self.gate.takes_ntlm {
             self.gate.look(now, unix_ms, number, message)
@@ -253,7 +244,6 @@ impl Lync {
         };
         let refusal = match check {
             Check::Passed(association) => {
-                self.stats.associations += u64::from(self.gate.proven.len() > before);
                 self.reserved = self.gate.authority.reserve(association);
                 if self.gate.proven.get(&association).is_some_and(|p| p.user == sender) {
                     return Ok(Some(association));
@@ -269,7 +259,7 @@ impl Lync {
         match refusal {
             Refusal::None | Refusal::NoAssociation => self.stats.challenged += 1,
             Refusal::Asked => {}
-            Refusal::UnknownAccount | Refusal::WrongPassword | Refusal::Malformed => {
+            Refusal::UnknownAccount | Refusal::WrongPassword | Refusal::WrongMic | Refusal::Malformed => {
                 self.stats.wrong_credentials += 1;
             }
             // The association stays: one forged message must not end it for its owner.
@@ -287,6 +277,6 @@ impl Lync {
             self.lines.extend_from_slice(&self.gate.after);
             self.ask_for_digest(now, stale);
         }
-        Err((Reply::new(401), None))
+        Err((Reply::new(if self.config.lync.proxy_auth { 407 } else { 401 }), None))
     }
 }

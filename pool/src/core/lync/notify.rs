@@ -11,7 +11,6 @@ use super::super::ids::write_number;
 use super::dialog::{Dialog, Package, Piece};
 use super::register::Piece as Of;
 use super::{Lync, Out, Peer};
-use std::cmp::Reverse;
 
 /// Media types of what is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,7 +189,8 @@ impl Lync {
     }
 
     /// The end of a registration that the client did not ask for
-    /// ([MS-SIPREGE] §4.1.3), in the dialog that its REGISTER began.
+    /// ([MS-SIPREGE] §4.1.3), in the dialog that its REGISTER began. Only a user who was
+    /// `rejected` is said to be disabled; what a server says to others is not documented.
     pub(super) fn notify_deregistered(&mut self, now: Time, slot: u32, event: &[u8], out: &mut Vec<Out>) {
         let mut bytes = self.buffer();
         let mut tag = Vec::with_capacity(16);
@@ -214,8 +214,11 @@ impl Lync {
         if let Some(association) = endpoint.association {
             self.gate.sign(association, None, &head.outgoing(), &mut bytes, &mut self.stats);
         }
+        if event == b"rejected" {
+            bytes.extend_from_slice(b"ms-diagnostics-public: 4141;reason=\"User disabled\"\r\n");
+        }
         bytes.extend_from_slice(
-            b"ms-diagnostics-public: 4141;reason=\"User disabled\"\r\nEvent: registration-notify\r\n\
+            b"Event: registration-notify\r\n\
               subscription-state: terminated;expires=0\r\nContent-Type: text/registration-event\r\nContent-Length: ",
         );
         write_number(b"deregistered;event=".len() as u64 + event.len() as u64, &mut bytes);
@@ -259,7 +262,7 @@ impl Lync {
         let generation = self.watches.generation(slot);
         let Some(watch) = self.watches.get_mut(slot) else { return };
         if watch.held == 0 {
-            self.merged.push(Reverse((at, slot, generation)));
+            self.timers.hold(at, slot, generation);
         }
         watch.held |= touched;
     }

@@ -1,7 +1,6 @@
 //! SERVICE, above all `publish` ([MS-PRES] §2.2.2.8): instances by category,
 //! number and container, each with a version that its publisher has to know.
 
-use adsum_presence::wheel::TimerId;
 use adsum_sip::time::{SECOND, Time};
 use adsum_sip::{HeaderId, Message};
 
@@ -159,12 +158,7 @@ impl Lync {
             self.store(now, user, wish);
         }
         self.rearm(user);
-        let mut ready = now;
-        if let Some(rate) = self.config.capacity {
-            // One server with a fixed service time: a queue with a known knee.
-            self.busy = self.busy.max(now) + (1e9 / rate.max(0.001)) as u64;
-            ready = self.busy;
-        }
+        let ready = self.knobs.worked_off(now);
         self.body.clear();
         if touched.is_empty() {
             return Reply::new(200);
@@ -179,7 +173,7 @@ impl Lync {
     /// Index from 1, version given, version held.
     fn conflicts(&mut self, user: u32, wishes: &[Wish]) -> Vec<(u32, u32, u32)> {
         let every = u64::from(self.config.lync.conflict_every);
-        let held = &mut self.user(user).instances;
+        let held = &mut self.users.entry(user).instances;
         let mut conflicts: Vec<(u32, u32, u32)> = Vec::new();
         let mut existing = None;
         for (index, wish) in wishes.iter().enumerate() {
@@ -194,7 +188,7 @@ impl Lync {
         if let (true, Some((index, at)), true) = (conflicts.is_empty(), existing, every > 0) {
             self.publications += 1;
             if self.publications.is_multiple_of(every) {
-                let instance = &mut self.users[user as usize - 1].instances[at];
+                let instance = &mut self.users[user].instances[at];
                 instance.version += 1;
                 conflicts.push((index as u32 + 1, wishes[index].version, instance.version));
                 self.stats.conflicts_on_purpose += 1;
@@ -222,7 +216,7 @@ impl Lync {
     }
 
     fn lacks_room(&mut self, user: u32, wishes: &[Wish]) -> Option<Reply> {
-        let held = &self.user(user).instances;
+        let held = &self.users.entry(user).instances;
         let fresh = wishes.iter().filter(|w| w.expires != Some(0) && !held.iter().any(|i| i.is_for(w)));
         let (count, bytes) = (held.len() + fresh.count(), wishes.iter().map(|w| w.text.len()).sum::<usize>());
         if count > MAX_INSTANCES {
@@ -236,7 +230,7 @@ impl Lync {
 
     fn store(&mut self, now: Time, user: u32, wish: Wish) {
         let published = self.clock.unix_ms(now);
-        let held = &mut self.users[user as usize - 1].instances;
+        let held = &mut self.users[user].instances;
         let known = held.iter().position(|i| i.is_for(&wish));
         let freed = known.map_or(0, |at| held[at].text.len());
         if wish.expires == Some(0) {
@@ -273,15 +267,15 @@ impl Lync {
     }
 
     fn rearm(&mut self, user: u32) {
-        let held = self.users.get(user as usize - 1).map(|u| u.instances.as_slice()).unwrap_or_default();
+        let held = self.users.get(user).map(|u| u.instances.as_slice()).unwrap_or_default();
         let first = held.iter().map(|i| i.ends).min().unwrap_or(Time::NEVER);
         self.arm_user(user, first);
     }
 
     /// Ends what is over; a timer may fire early, as what it was set for was published anew.
     pub(super) fn instances_expired(&mut self, now: Time, user: u32, out: &mut Vec<Out>) {
-        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
-        held.timer = TimerId::NONE;
+        let Some(held) = self.users.get_mut(user) else { return };
+        held.alarm.fired();
         let mut touched = Touched::default();
         let (document_bytes, publications) = (&mut self.document_bytes, &mut self.stats.publications);
         held.instances.retain(|i| {

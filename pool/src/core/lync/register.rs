@@ -146,7 +146,7 @@ impl Lync {
                     deregister: TimerId::NONE,
                 };
                 let (slot, _) = self.endpoints.insert(endpoint);
-                self.user(user).endpoints.push(slot);
+                self.users.entry(user).endpoints.push(slot);
                 if let Some(after) = self.config.lync.deregister_after {
                     let at = now + after.as_nanos() as u64;
                     self.endpoints[slot].deregister = self.timers.insert(at, Due::Deregister(slot));
@@ -194,14 +194,14 @@ impl Lync {
     }
 
     fn find_instance(&self, user: u32, instance: Instance) -> Option<u32> {
-        let held = self.users.get(user as usize - 1)?;
+        let held = self.users.get(user)?;
         held.endpoints.iter().copied().find(|slot| self.endpoints[*slot].instance == instance)
     }
 
     /// The endpoint that sent a request: by epid, else by the GRUU or instance
     /// in its Contact, else by its connection if it is the only one there.
     pub(super) fn sender(&self, user: u32, peer: Peer, message: &Message<'_>) -> Option<u32> {
-        let held = self.users.get(user as usize - 1)?;
+        let held = self.users.get(user)?;
         let from = message.header(HeaderId::From).and_then(value::name_addr);
         if let Some(epid) = from.and_then(|f| value::param(f.params, "epid")).filter(|e| !e.is_empty()) {
             let named = |slot: &u32| self.endpoints[*slot].piece(Piece::Epid) == epid;
@@ -229,7 +229,7 @@ impl Lync {
     }
 
     fn make_room(&mut self, now: Time, user: u32, out: &mut Vec<Out>) {
-        let held = &self.user(user).endpoints;
+        let held = &self.users.entry(user).endpoints;
         if held.len() >= MAX_ENDPOINTS {
             let held = held.clone();
             let oldest = held.into_iter().min_by_key(|slot| self.endpoints[*slot].since);
@@ -257,9 +257,8 @@ impl Lync {
     }
 
     fn arm_endpoint(&mut self, slot: u32) {
-        let Some(endpoint) = self.endpoints.get_mut(slot) else { return };
-        if !endpoint.timer.is_set() {
-            endpoint.timer = self.timers.insert(endpoint.expires, Due::Endpoint(slot));
+        if let Some(endpoint) = self.endpoints.get_mut(slot) {
+            self.timers.arm(&mut endpoint.timer, endpoint.expires, Due::Endpoint(slot));
         }
     }
 
@@ -299,7 +298,7 @@ impl Lync {
             self.end_dialog(dialog);
         }
         self.endpoints.release(slot);
-        let held = &mut self.users[user as usize - 1];
+        let held = &mut self.users[user];
         held.endpoints.retain(|other| *other != slot);
         let is_last = held.endpoints.is_empty();
         let mut touched = Touched::default();

@@ -4,7 +4,7 @@ use adsum_sip::protection::Outgoing;
 use adsum_sip::{HeaderId, Message, value};
 
 use super::super::ids::write_number;
-use super::super::reply::phrase;
+use super::super::reply::{status_line, write_vias};
 use super::gate::Association;
 use super::{Lync, Peer, Reply, SERVER, Tag};
 use adsum_sip::ids::mix;
@@ -31,11 +31,7 @@ impl Lync {
             }
         }
         let given = message.to_tag();
-        out.extend_from_slice(b"SIP/2.0 ");
-        write_number(u64::from(reply.code), &mut out);
-        for part in [b" ", phrase(reply.code).as_bytes(), b"\r\n"] {
-            out.extend_from_slice(part);
-        }
+        status_line(reply.code, &mut out);
         let header = |id| message.header(id).unwrap_or(b"");
         let (from, to) = (header(HeaderId::From), header(HeaderId::To));
         for part in [b"From: ", from, b"\r\nTo: ", to] {
@@ -49,15 +45,7 @@ impl Lync {
         for part in [b"\r\nCall-ID: ", call_id, b"\r\nCSeq: ", cseq, b"\r\n"] {
             out.extend_from_slice(part);
         }
-        for (at, via) in message.headers(HeaderId::Via).enumerate() {
-            out.extend_from_slice(b"Via: ");
-            if at == 0 {
-                top_via(via, peer, &mut out);
-            } else {
-                out.extend_from_slice(via);
-            }
-            out.extend_from_slice(b"\r\n");
-        }
+        write_vias(message, &mut out, |top, out| top_via(top, peer, out));
         out.extend_from_slice(&self.lines);
         for part in [b"Server: ", SERVER, b"\r\n"] {
             out.extend_from_slice(part);
@@ -89,9 +77,7 @@ impl Lync {
 
 /// The topmost element says how we saw it; the rest of it stays as it was
 /// written, `SIP/2.0/tcp` and a missing branch included.
-fn top_via(via: &[u8], peer: Peer, out: &mut Vec<u8>) {
-    let top = value::list(via).next().unwrap_or(via);
-    let end = top.as_ptr() as usize - via.as_ptr() as usize + top.len();
+fn top_via(top: &[u8], peer: Peer, out: &mut Vec<u8>) {
     out.extend_from_slice(top);
     out.extend_from_slice(b";ms-received-port=");
     write_number(u64::from(peer.address().port()), out);
@@ -99,5 +85,4 @@ fn top_via(via: &[u8], peer: Peer, out: &mut Vec<u8>) {
         out.extend_from_slice(b";ms-received-cid=");
         write_number(number, out);
     }
-    out.extend_from_slice(&via[end..]);
 }

@@ -5,6 +5,7 @@ use adsum_presence::slab::NONE;
 use adsum_sip::Time;
 
 use super::super::ids::write_user;
+use super::super::knobs::Telling;
 use super::category::{self, CONTACT_CARD, Categories, Category, Input, NOTE, OUTPUTS, STATE};
 use super::container::BLOCKED;
 use super::dialog::Package;
@@ -14,7 +15,7 @@ use super::{Lync, Out};
 
 impl Lync {
     /// Something about a user is stored or gone: aggregates first, then whoever
-    /// is to know, watchers not before `ready`.
+    /// is to know, nobody before `ready`.
     pub(super) fn commit(
         &mut self,
         now: Time,
@@ -24,14 +25,14 @@ impl Lync {
         out: &mut Vec<Out>,
     ) {
         self.aggregate(now, user, touched);
-        self.tell_self(now, user, touched.categories(), touched.pairs(), false, out);
+        self.tell_self(now, ready, user, touched.categories(), touched.pairs(), false, out);
         self.tell_watchers(now, ready, user, touched, out);
     }
 
     /// Makes the pool's own state instances anew, if their inputs were touched.
     fn aggregate(&mut self, now: Time, user: u32, touched: &mut Touched) {
         let published = self.clock.unix_ms(now);
-        let Some(held) = self.users.get_mut(user as usize - 1) else { return };
+        let Some(held) = self.users.get_mut(user) else { return };
         if !touched.has(STATE, 2) && !touched.has(STATE, 3) {
             return;
         }
@@ -54,18 +55,20 @@ impl Lync {
         }
     }
 
-    /// BENOTIFY to all self-subscriptions of a user: all instances of these
-    /// categories, and the containers if they changed.
+    /// BENOTIFY to all self-subscriptions of a user, not before `ready`: all
+    /// instances of these categories, and the containers if they changed.
+    #[expect(clippy::too_many_arguments, reason = "what, about whom, when and into what")]
     pub(super) fn tell_self(
         &mut self,
         now: Time,
+        ready: Time,
         user: u32,
         categories: Categories,
         touched: &[(Category, u16)],
         containers: bool,
         out: &mut Vec<Out>,
     ) {
-        let Some(held) = self.users.get(user as usize - 1) else { return };
+        let Some(held) = self.users.get(user) else { return };
         let dialogs = held.endpoints.iter().flat_map(|slot| self.endpoints[*slot].dialogs.iter().copied());
         let own = dialogs.filter(|slot| self.dialogs[*slot].package == Package::RoamingSelf);
         let own: Vec<u32> = own.collect();
@@ -75,7 +78,7 @@ impl Lync {
         let kept = std::mem::take(&mut self.body);
         self.write_roaming(user, categories, touched, containers);
         for slot in own {
-            self.notify(now, now, slot, Content::RoamingSelf, true, out);
+            self.notify(now, ready, slot, Content::RoamingSelf, true, out);
         }
         self.body = kept;
     }
@@ -83,7 +86,7 @@ impl Lync {
     /// BENOTIFY to watchers whose container was touched. Neighbours see the
     /// same, so a document is written anew only where it is another one.
     fn tell_watchers(&mut self, now: Time, ready: Time, user: u32, touched: &Touched, out: &mut Vec<Out>) {
-        let mut slot = self.users.get(user as usize - 1).map_or(NONE, |u| u.first_watch);
+        let mut slot = self.users.get(user).map_or(NONE, |u| u.watchers.first());
         if slot == NONE {
             return;
         }
@@ -91,29 +94,30 @@ impl Lync {
         let mut written: Option<(u16, Categories)> = None;
         while slot != NONE {
             let at = slot;
-            slot = self.watches[at].next;
+            slot = self.watches[at].links.next();
             let (dialog, wanted) = (self.watches[at].dialog, self.watches[at].categories());
             let container = self.container_of(user, dialog);
             let categories = touched.within(container) & wanted;
             if categories == 0 {
                 continue;
             }
-            if self.chance.hit(self.config.lose_notify) {
-                self.stats.lost_notifies += 1;
-                continue;
-            }
-            let delay = self.config.notify_delay.map_or(0, |delay| delay.draw(&mut self.chance));
-            let at_time = ready.max(now + delay);
-            if let Some(hold) = self.config.hold_notify {
-                self.hold(at_time + hold.as_nanos() as u64, at, categories);
-                continue;
-            }
+            let leaves = match self.knobs.telling(now, ready) {
+                Telling::Never => {
+                    self.stats.lost_notifies += 1;
+                    continue;
+                }
+                Telling::HeldUntil(until) => {
+                    self.hold(until, at, categories);
+                    continue;
+                }
+                Telling::At(leaves) => leaves,
+            };
             if written != Some((container, categories)) {
                 self.body.clear();
                 self.write_categories(user, container, categories);
                 written = Some((container, categories));
             }
-            self.notify(now, at_time, dialog, Content::Categories, true, out);
+            self.notify(now, leaves, dialog, Content::Categories, true, out);
         }
         self.body = kept;
     }
@@ -144,7 +148,7 @@ impl Lync {
         );
         self.write_aor(publisher, &mut body);
         body.extend_from_slice(b"\">");
-        let held = self.users.get(publisher as usize - 1);
+        let held = self.users.get(publisher);
         let instances = held.map(|u| u.instances.as_slice()).unwrap_or_default();
         let aggregate = held.map(|u| u.aggregate).unwrap_or_default();
         for wanted in category::each(wanted) {
@@ -220,7 +224,7 @@ impl Lync {
         );
         self.write_aor(user, body);
         body.extend_from_slice(b"\">");
-        let held = self.users.get(user as usize - 1);
+        let held = self.users.get(user);
         let instances = held.map(|u| u.instances.as_slice()).unwrap_or_default();
         for wanted in category::each(categories) {
             let before = body.len();

@@ -3,16 +3,21 @@
 Reads lines from standard input:
   verify CHALLENGE AUTHENTICATE USER DOMAIN PASSWORD TEXT
   answer CHALLENGE USER DOMAIN PASSWORD TEXT
+  verify_mic, answer_mic: the same by pyspnego, which knows the MIC; impacket does not
 (messages in base64, TEXT what is to be signed, in hex)
 """
 import base64
 import hashlib
 import hmac
+import os
 import struct
 import sys
+import tempfile
 
+import spnego._ntlm
 from Cryptodome.Cipher import ARC4
 from impacket import ntlm
+from spnego._ntlm_raw.messages import Authenticate, Challenge
 
 SEQUENCE = struct.pack("<I", 100)
 
@@ -54,8 +59,57 @@ def answer(challenge, user, domain, password, text):
         print(mode, signature(reply["flags"], session, mode, text).hex())
 
 
+class Nothing:
+    """What a connectionless exchange has for a NEGOTIATE."""
+
+    def pack(self):
+        return b""
+
+
+def spoken(usage, user, domain, password):
+    """A context of pyspnego that believes that its NEGOTIATE was sent: hence the one version of it."""
+    account = f"{domain}\\{user}"
+    if usage == "initiate":
+        context = spnego._ntlm.NTLMProxy(account, password, usage=usage, protocol="ntlm")
+    else:
+        with tempfile.NamedTemporaryFile("w", delete=False) as accounts:
+            accounts.write(f"{domain}:{user}:{password}\n")
+        os.environ["NTLM_USER_FILE"] = accounts.name
+        context = spnego._ntlm.NTLMProxy(usage=usage, protocol="ntlm")
+    context._temp_negotiate = Nothing()
+    return context
+
+
+def signed(context, text):
+    for mode in ("Client", "Server"):
+        print(mode, signature(int(context._context_attr), context._session_key, mode, text).hex())
+
+
+def verify_mic(challenge, authenticate, user, domain, password, text):
+    authenticate = base64.b64decode(authenticate)
+    mic = Authenticate.unpack(authenticate).mic
+    print("mic", mic.hex() if mic else "none")
+    context = spoken("accept", user, domain, password)
+    context._temp_challenge = Challenge.unpack(base64.b64decode(challenge))
+    try:
+        context._step_accept(authenticate)
+    except Exception as refusal:
+        print("refused", refusal)
+    else:
+        print("proof right")
+        signed(context, text)
+    os.unlink(os.environ["NTLM_USER_FILE"])
+
+
+def answer_mic(challenge, user, domain, password, text):
+    context = spoken("initiate", user, domain, password)
+    print("authenticate", base64.b64encode(context._step_initiate(base64.b64decode(challenge))).decode())
+    signed(context, text)
+
+
 for line in sys.stdin:
     words = line.split()
     text = bytes.fromhex(words[-1])
-    {"verify": verify, "answer": answer}[words[0]](*words[1:-1], text)
+    speaks = {"verify": verify, "answer": answer, "verify_mic": verify_mic, "answer_mic": answer_mic}
+    speaks[words[0]](*words[1:-1], text)
     print("end", flush=True)
