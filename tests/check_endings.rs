@@ -200,6 +200,11 @@ fn after_the_reader_of_the_answers_went_away() {
     let began = Instant::now();
     assert_eq!(child.wait().unwrap().code(), Some(141));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // A document for scripts is printed at the end.
+    let mut command = checking(&quick.address, dir.path(), &["--format", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(141));
     assert_nothing_is_left(quick, "simple");
     let said = deaf.stop();
     assert!(!said.contains(" left"), "{said}");

@@ -47,9 +47,9 @@ fn checked(args: &cli::Check) -> Result<u8, Refused> {
     signals::listen().map_err(|e| (exit::INTERNAL, format!("signals cannot be listened to: {e}")))?;
     let answers = run::run(&jobs, args.verbose, signals::say, done);
     let all_well = answers.iter().all(|one| one.answer.success);
-    let code = signals::code().unwrap_or(if all_well { 0 } else { exit::CHECK_FAILED });
+    let code = if all_well { 0 } else { exit::CHECK_FAILED };
     let (document, code) = match args.format {
-        Format::Text if at_once => return Ok(code),
+        Format::Text if at_once => (String::new(), code),
         Format::Text => (answers.iter().map(output::text).collect::<Vec<_>>().join("\n"), code),
         Format::Json => (output::json(&answers), code),
         Format::Csv => (output::csv(&answers), code),
@@ -63,7 +63,8 @@ fn checked(args: &cli::Check) -> Result<u8, Refused> {
         Some(path) => replace(path, &document)
             .map_err(|e| (exit::CONFIGURATION, format!("--output {}: {e}", path.display())))?,
     }
-    Ok(code)
+    // A plugin has four exit codes, and said UNKNOWN already if it was cut short.
+    Ok(signals::code().filter(|_| args.format != Format::Nagios).unwrap_or(code))
 }
 
 /// Writes a file so that whoever reads it sees the old one or the new one, and never a part.

@@ -1,6 +1,8 @@
 //! Where servers by name are that a pool sends its users to (3xx): a director names
 //! the home pool of a user. Each name is asked for once, beside the loop, and for all
-//! users that are sent there.
+//! users that are sent there. The first of them waits for it, which mostly is the proof
+//! of readiness; later on an old answer is used until there is a new one, so that no
+//! `connect` has a look-up in it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,11 +25,14 @@ const FAILED: u64 = 5 * SECOND;
 /// While a name is asked for, it is looked this often whether it is known now.
 const LOOK_AGAIN: u64 = 2 * MILLISECOND;
 
+type Answer = oneshot::Receiver<Result<Found, LocateError>>;
+
 /// What is known of a name.
 #[derive(Debug)]
 enum Known {
-    Asked(oneshot::Receiver<Result<Found, LocateError>>),
-    At(Time, Vec<SocketAddr>),
+    Asked(Answer),
+    /// Since when, where, and the question that was put again.
+    At(Time, Vec<SocketAddr>, Option<Answer>),
     Nowhere(Time, String),
 }
 
@@ -54,29 +59,27 @@ impl Names {
     /// Begins to ask for `host[:port]`, unless it is known. `None` if it cannot be asked for: there are
     /// too many names, or it is none.
     pub fn ask(&mut self, now: Time, target: &str, transport: Transport, seed: u64) -> Option<Rc<str>> {
-        let fresh = match self.known.get(target) {
-            Some(Known::Asked(_)) => true,
-            Some(Known::At(since, _)) => now.since(*since) < FRESH,
-            Some(Known::Nowhere(since, _)) => now.since(*since) < FAILED,
-            None if self.known.len() >= MAX_NAMES => return None,
-            None => false,
+        let Some((name, known)) = self.known.get_key_value(target) else {
+            if self.known.len() >= MAX_NAMES {
+                return None;
+            }
+            let name: Rc<str> = target.into();
+            self.known.insert(Rc::clone(&name), Known::Asked(question(target, transport, seed)?));
+            return Some(name);
         };
-        if fresh {
-            return self.known.get_key_value(target).map(|(name, _)| Rc::clone(name));
+        let name = Rc::clone(name);
+        let again = match known {
+            Known::At(since, _, None) => now.since(*since) >= FRESH,
+            Known::Nowhere(since, _) => now.since(*since) >= FAILED,
+            Known::Asked(_) | Known::At(..) => false,
+        };
+        if again && let Some(answer) = question(target, transport, seed) {
+            match self.known.get_mut(target) {
+                Some(Known::At(.., put)) => *put = Some(answer),
+                Some(known) => *known = Known::Asked(answer),
+                None => {}
+            }
         }
-        crate::locate::split(target).ok()?;
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let (sender, receiver) = oneshot::channel();
-        let asked = target.to_owned();
-        runtime.spawn(async move {
-            let found = match Resolver::from_environment() {
-                Ok(resolver) => resolver.locate(&asked, transport, seed).await,
-                Err(error) => Err(error),
-            };
-            drop(sender.send(found)); // nobody waits any more at the end of a run
-        });
-        let name: Rc<str> = target.into();
-        self.known.insert(Rc::clone(&name), Known::Asked(receiver));
         Some(name)
     }
 
@@ -89,15 +92,25 @@ impl Names {
                     self.waiting.push((flow, generation));
                     return Place::Later;
                 }
-                Ok(Ok(found)) => *known = Known::At(now, found.targets),
+                Ok(Ok(found)) => *known = Known::At(now, found.targets, None),
                 Ok(Err(error)) => *known = Known::Nowhere(now, error.to_string()),
                 Err(oneshot::error::TryRecvError::Closed) => {
                     *known = Known::Nowhere(now, "the question was given up".to_owned());
                 }
             }
         }
+        if let Known::At(since, addresses, put) = known
+            && let Some(answer) = put
+        {
+            match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Ok(Ok(found)) => (*since, *addresses, *put) = (now, found.targets, None),
+                // Where it was is better than nowhere.
+                Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed) => (*since, *put) = (now, None),
+            }
+        }
         match known {
-            Known::At(_, addresses) => Place::At(addresses),
+            Known::At(_, addresses, _) => Place::At(addresses),
             Known::Nowhere(_, reason) => Place::Nowhere(nowhere(name, reason)),
             Known::Asked(_) => Place::Later,
         }
@@ -112,6 +125,22 @@ impl Names {
     pub fn take_waiting(&mut self) -> Vec<(Flow, u32)> {
         std::mem::take(&mut self.waiting)
     }
+}
+
+/// Puts a question to the name servers; `None` for what is no `host[:port]`.
+fn question(target: &str, transport: Transport, seed: u64) -> Option<Answer> {
+    crate::locate::split(target).ok()?;
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    let (sender, answer) = oneshot::channel();
+    let asked = target.to_owned();
+    runtime.spawn(async move {
+        let found = match Resolver::from_environment() {
+            Ok(resolver) => resolver.locate(&asked, transport, seed).await,
+            Err(error) => Err(error),
+        };
+        drop(sender.send(found)); // nobody waits any more at the end of a run
+    });
+    Some(answer)
 }
 
 fn nowhere(name: &str, reason: &str) -> FlowError {
@@ -156,6 +185,17 @@ mod tests {
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             }
             assert_eq!(names.next_look(Time(5)), Time::NEVER);
+            // An answer that has grown old is good until the next one is there.
+            let late = Time(2 * FRESH);
+            for _ in 0..500 {
+                assert!(names.ask(late, &first, Transport::Tcp, 1).is_some());
+                assert!(matches!(names.place(late, &first, 7, 1), Place::At(_)));
+                if matches!(names.known[&first], Known::At(since, _, None) if since == late) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+            panic!("it was not asked again");
         });
     }
 

@@ -19,7 +19,7 @@ use crate::host::{Activity, Class};
 pub fn class_of(code: u16) -> Class {
     match code {
         // The account, its rights, or what it asks for.
-        401 | 402 | 403 | 404 | 407 | 409 | 410 | 412 | 416 | 484 | 485 | 603 | 604 => Class::Configuration,
+        401 | 402 | 403 | 404 | 407 | 409 | 410 | 416 | 484 | 485 | 603 | 604 => Class::Configuration,
         // What we sent.
         400 | 405 | 406 | 413 | 414 | 415 | 420 | 421 | 423 | 482 | 483 | 489 | 493 | 501 | 505 | 513 => {
             Class::Configuration
@@ -127,7 +127,10 @@ fn advice(code: u16, activity: Activity) -> &'static str {
         (405 | 501, _) => {
             "The pool does not take this method: its presence service is not there or not switched on, or it speaks the other dialect (simple, lync)."
         }
-        (409 | 412, _) => {
+        (412, _) => {
+            "The pool does not have the document that was to be changed (RFC 3903 section 4.1): was it restarted, or does somebody else publish for this account?"
+        }
+        (409, _) => {
             "The pool holds another version of what was published: somebody else publishes for this account, another run or endpoint; use accounts of its own."
         }
         (408 | 504, _) => "Something behind the pool did not answer it in time.",
