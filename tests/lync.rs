@@ -277,6 +277,31 @@ fn a_director_sends_users_to_their_home_pool_by_name() {
     assert!(text.contains("let the name servers of this host know"), "{text}");
 }
 
+/// With a quantum the loop sleeps in the kernel between its ticks: questions to name servers get on all the same.
+#[test]
+fn a_director_is_followed_by_name_with_a_quantum_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = PoolProcess::start(&["--dialect", "lync"]);
+    let to = format!("localhost:{}", home.address.rsplit(':').next().unwrap());
+    let director = PoolProcess::start(&["--dialect", "lync", "--redirect-to", &to]);
+    let file = dir.path().join("s.toml");
+    let text = format!(
+        "schema = 1\nname = \"directed\"\ndialect = \"lync\"\n[pool]\ntarget = \"{}\"\ntransport = \"tcp\"\n\
+         [users]\ncount = 20\npattern = \"sip:user{{n:06}}@pool.test\"\npassword_pattern = \"pw-user{{n:06}}\"\n\
+         [workload]\nkind = \"workflow\"\nquantum = \"1ms\"\n[warmup]\nsettle = \"0s\"\n[safety]\noverload = true\n\
+         [[step]]\nname = \"one\"\nrate = \"10/s\"\nhold = \"2s\"\n",
+        director.address
+    );
+    std::fs::write(&file, text).unwrap();
+    let results = dir.path().join("out");
+    let (file, out_dir) = (file.to_str().unwrap(), results.to_str().unwrap());
+    let output = adsum(&["run", file, "--out", out_dir, "--plain", "--shards", "1"]);
+    // A busy host may accuse itself (12): that is another test's business.
+    assert!(matches!(code(&output), 0 | 12), "{} {}", out(&output), err(&output));
+    let counters = std::fs::read_to_string(results.join("counters.csv")).unwrap();
+    assert!(counters.lines().any(|row| row.contains(",hold,all,delivered,,20")), "{counters}");
+}
+
 /// What the cmdlet calls TrustedServer: the pool knows the certificate of this host, and asks nobody
 /// for a password.
 #[test]

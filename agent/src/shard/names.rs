@@ -121,6 +121,11 @@ impl Names {
         if self.waiting.is_empty() { Time::NEVER } else { now + LOOK_AGAIN }
     }
 
+    /// True while an answer is awaited: somebody has to let the questions run.
+    pub fn is_asking(&self) -> bool {
+        self.known.values().any(|known| matches!(known, Known::Asked(_) | Known::At(.., Some(_))))
+    }
+
     /// Those who wait: to be looked at again.
     pub fn take_waiting(&mut self) -> Vec<(Flow, u32)> {
         std::mem::take(&mut self.waiting)
@@ -165,6 +170,8 @@ mod tests {
             let mut names = Names::default();
             let mut ask = |name: &str| names.ask(Time(0), name, Transport::Tcp, 1);
             let first = ask("localhost:5063").unwrap();
+            assert!(names.is_asking());
+            let mut ask = |name: &str| names.ask(Time(0), name, Transport::Tcp, 1);
             assert!(Rc::ptr_eq(&first, &ask("localhost:5063").unwrap()));
             assert_eq!(ask("localhost:x"), None);
             for nth in 1..MAX_NAMES {

@@ -90,7 +90,7 @@ async fn run(
 ) {
     let mut reports = Reports { index, events, unsent: VecDeque::new() };
     if core.has_quantum() {
-        return tick(core, commands, reports);
+        return tick(core, commands, reports).await;
     }
     let mut open = true;
     loop {
@@ -129,9 +129,9 @@ async fn run(
 }
 
 /// With a quantum the clock alone wakes the loop: what has come meanwhile is read then, many messages
-/// at a time, and the kernel's stamps keep the latencies exact. Nothing else lives on the thread, so
-/// that it may sleep in one system call.
-fn tick(mut core: Core, mut commands: mpsc::Receiver<Command>, mut reports: Reports) {
+/// at a time, and the kernel's stamps keep the latencies exact. The thread sleeps in one system call: what
+/// lives beside the loop, which is only questions to name servers, has its turn at the ticks.
+async fn tick(mut core: Core, mut commands: mpsc::Receiver<Command>, mut reports: Reports) {
     clock::sleep_exactly();
     let mut open = true;
     loop {
@@ -141,6 +141,9 @@ fn tick(mut core: Core, mut commands: mpsc::Receiver<Command>, mut reports: Repo
         let wake = core.next_turn();
         core.sleeps_until(wake);
         clock::sleep_until(wake);
+        if core.io.names.is_asking() {
+            tokio::task::yield_now().await;
+        }
         while open {
             match commands.try_recv() {
                 Ok(command) => core.obey(Some(command)),
